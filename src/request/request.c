@@ -1,0 +1,27 @@
+#include "request/request.h"
+
+#include <string.h>
+
+struct generation_request *generation_request_open(const int32_t *tokens, size_t n_tokens)
+{
+    struct arena *arena = arena_open(0);
+    if (arena == NULL)
+        return NULL;
+    struct generation_request *request = arena_alloc(arena, sizeof *request);
+    int32_t *copy = arena_array(arena, n_tokens, sizeof *copy);
+    if (request == NULL || (copy == NULL && n_tokens > 0)) {
+        arena_close(arena);
+        return NULL;
+    }
+    if (n_tokens > 0)
+        memcpy(copy, tokens, n_tokens * sizeof *copy);
+    *request = (struct generation_request){
+        .arena = arena, .tokens = copy, .n_tokens = n_tokens, .sampling = SAMPLING_DEFAULTS};
+    return request;
+}
+
+void generation_request_close(struct generation_request *request)
+{
+    if (request != NULL)
+        arena_close(request->arena);
+}
