@@ -1,0 +1,164 @@
+/* Sequences and the pages of the KV cache that they hold. */
+#include "model/model_internal.h"
+
+#include <stdlib.h>
+
+#define PAGE MODEL_KV_PAGE_TOKENS
+
+/* ---- Pages ---- */
+
+enum status model_open_pages(struct model *model, struct error *error)
+{
+    model->free_pages = calloc(model->n_pages, sizeof *model->free_pages);
+    model->page_holders = calloc(model->n_pages, sizeof *model->page_holders);
+    if (model->free_pages == NULL || model->page_holders == NULL)
+        return error_memory(error, model->n_pages * sizeof *model->free_pages);
+    for (uint32_t i = 0; i < model->n_pages; i++)
+        model->free_pages[i] = model->n_pages - 1 - i;
+    model->n_free_pages = model->n_pages;
+    return STATUS_OK;
+}
+
+uint32_t model_page_count(const struct model *model)
+{
+    return model->n_pages;
+}
+
+uint32_t model_pages_free(const struct model *model)
+{
+    return model->n_free_pages;
+}
+
+void model_page_hold(struct model *model, uint32_t page)
+{
+    model->page_holders[page]++;
+}
+
+void model_page_release(struct model *model, uint32_t page)
+{
+    if (--model->page_holders[page] == 0)
+        model->free_pages[model->n_free_pages++] = page;
+}
+
+uint32_t model_page_holders(const struct model *model, uint32_t page)
+{
+    return model->page_holders[page];
+}
+
+static uint32_t take_page(struct model *model)
+{
+    uint32_t page = model->free_pages[--model->n_free_pages];
+    model->page_holders[page] = 1;
+    return page;
+}
+
+/* Copies the whole page, whatever the order of the bytes in it. */
+static void copy_cache(struct model *model, struct device_buffer *cache, size_t row_bytes,
+                       uint32_t from, uint32_t to)
+{
+    uint32_t n_rows = PAGE / sizeof(float); /* each of sizeof(float) tokens: whole numbers */
+    size_t page_bytes = row_bytes * PAGE;
+    if (row_bytes == 0)
+        return;
+    struct op op = {.kind = OP_GATHER,
+                    .gather = {.x = {cache, from * page_bytes},
+                               .y = {cache, to * page_bytes},
+                               .n = n_rows,
+                               .n_cols = (uint32_t)row_bytes,
+                               .x_stride = (uint32_t)row_bytes,
+                               .y_stride = (uint32_t)row_bytes}};
+    model->backend->run(model->backend, &op);
+}
+
+static void copy_page(struct model *model, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = 0; i < model->desc->n_layers; i++) {
+        const struct layer *layer = &model->layers[i];
+        copy_cache(model, layer->k_cache, layer->k_row_bytes, from, to);
+        copy_cache(model, layer->v_cache, layer->v_row_bytes, from, to);
+    }
+}
+
+/* ---- Sequences ---- */
+
+enum status sequence_open(struct sequence **out, struct model *model, struct error *error)
+{
+    struct sequence *sequence = calloc(1, sizeof *sequence);
+    if (sequence != NULL)
+        sequence->pages = calloc(model_pages_for(model->n_ctx), sizeof *sequence->pages);
+    *out = NULL;
+    if (sequence == NULL || sequence->pages == NULL) {
+        free(sequence);
+        return error_memory(error, model->n_pages * sizeof *sequence->pages);
+    }
+    sequence->model = model;
+    *out = sequence;
+    return STATUS_OK;
+}
+
+void sequence_close(struct sequence *sequence)
+{
+    if (sequence == NULL)
+        return;
+    sequence_truncate(sequence, 0);
+    free(sequence->pages);
+    free(sequence);
+}
+
+uint32_t sequence_length(const struct sequence *sequence)
+{
+    return sequence->length;
+}
+
+void sequence_truncate(struct sequence *sequence, uint32_t length)
+{
+    sequence->length = MIN(length, sequence->length);
+    while (sequence->n_pages > model_pages_for(sequence->length))
+        model_page_release(sequence->model, sequence->pages[--sequence->n_pages]);
+}
+
+uint32_t sequence_page(const struct sequence *sequence, uint32_t index)
+{
+    return sequence->pages[index];
+}
+
+void sequence_adopt(struct sequence *sequence, uint32_t page, uint32_t n_tokens)
+{
+    model_page_hold(sequence->model, page);
+    sequence->pages[sequence->n_pages++] = page;
+    sequence->length += n_tokens;
+}
+
+void sequence_replace_page(struct sequence *sequence, uint32_t index, uint32_t page)
+{
+    model_page_hold(sequence->model, page);
+    model_page_release(sequence->model, sequence->pages[index]);
+    sequence->pages[index] = page;
+}
+
+/* Whether the next token goes to a page that others hold as well. */
+static bool shares_end(const struct sequence *sequence)
+{
+    return sequence->length % PAGE != 0 &&
+           sequence->model->page_holders[sequence->pages[sequence->n_pages - 1]] > 1;
+}
+
+uint32_t sequence_pages_needed(const struct sequence *sequence, size_t n_tokens)
+{
+    uint32_t pages = model_pages_for((uint64_t)sequence->length + n_tokens) - sequence->n_pages;
+    return pages + (n_tokens > 0 && shares_end(sequence));
+}
+
+void sequence_take_pages(struct sequence *sequence, size_t n_tokens)
+{
+    struct model *model = sequence->model;
+    uint32_t n_pages = model_pages_for((uint64_t)sequence->length + n_tokens);
+    if (n_tokens > 0 && shares_end(sequence)) {
+        uint32_t *last = &sequence->pages[sequence->n_pages - 1], copy = take_page(model);
+        copy_page(model, *last, copy);
+        model_page_release(model, *last);
+        *last = copy;
+    }
+    while (sequence->n_pages < n_pages)
+        sequence->pages[sequence->n_pages++] = take_page(model);
+}
