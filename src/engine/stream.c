@@ -1,0 +1,230 @@
+#include "engine/scheduler_internal.h"
+#include "engine/engine_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+static enum status check_tokens(const struct generation_request *request, uint32_t n_vocab,
+                                uint32_t n_ctx, struct error *error)
+{
+    if (request->n_tokens == 0)
+        return error_set(error, STATUS_INVALID, "the prompt is empty");
+    if (request->n_tokens >= n_ctx)
+        return error_set(error, STATUS_LIMIT,
+                         "the prompt has %zu tokens and the context holds %u: it needs a shorter "
+                         "prompt or a larger context",
+                         request->n_tokens, n_ctx);
+    for (size_t i = 0; i < request->n_tokens; i++)
+        if (request->tokens[i] < 0 || (uint32_t)request->tokens[i] >= n_vocab)
+            return error_set(error, STATUS_INVALID, "token id %d is outside the vocabulary of %u",
+                             request->tokens[i], n_vocab);
+    return STATUS_OK;
+}
+
+static enum status check_texts(const struct generation_request *request, struct error *error)
+{
+    if (request->n_stops > GENERATION_MAX_STOPS)
+        return error_set(error, STATUS_INVALID, "%zu stop texts; at most %d are possible",
+                         request->n_stops, GENERATION_MAX_STOPS);
+    for (size_t i = 0; i < request->n_stops; i++) {
+        struct view stop = request->stops[i];
+        if (stop.size == 0 || stop.size > GENERATION_MAX_STOP_BYTES)
+            return error_set(error, STATUS_INVALID,
+                             "stop text %zu has %zu bytes; it must have 1 to %d", i + 1, stop.size,
+                             GENERATION_MAX_STOP_BYTES);
+        if (!utf8_valid(stop.data, stop.size))
+            return error_set(error, STATUS_INVALID, "stop text %zu is not valid UTF-8", i + 1);
+    }
+    if (request->n_top_logprobs > GENERATION_MAX_TOP_LOGPROBS)
+        return error_set(error, STATUS_INVALID, "%u logprobs a token; at most %d are possible",
+                         request->n_top_logprobs, GENERATION_MAX_TOP_LOGPROBS);
+    return STATUS_OK;
+}
+
+static enum status fill(struct stream *stream, const struct engine *engine, uint32_t n_ctx,
+                        struct error *error)
+{
+    const struct generation_request *request = stream->request;
+    const struct model_desc *desc = model_description(engine->model);
+    if (!desc->causal)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "this is an embedding model: it cannot write text");
+    enum status status = check_tokens(request, desc->n_vocab, n_ctx, error);
+    if (status == STATUS_OK)
+        status = check_texts(request, error);
+    if (status == STATUS_OK)
+        status = engine_sampler_open(&stream->sampler, engine, &request->sampling, error);
+    for (size_t i = 0; i < request->n_tokens && status == STATUS_OK; i++) {
+        if (!token_list_append(&stream->text, request->tokens[i]))
+            status = error_memory(error, request->n_tokens * sizeof *request->tokens);
+        sampler_accept(stream->sampler, request->tokens[i]);
+    }
+    if (status == STATUS_OK && request->grammar != NULL)
+        status = sampler_constrain(stream->sampler, request->grammar, request->strip_space, error);
+    if (status != STATUS_OK || !request->want_logprobs)
+        return status;
+    stream->raw = calloc(desc->n_vocab, sizeof *stream->raw);
+    stream->top = calloc(MAX(request->n_top_logprobs, 1), sizeof *stream->top);
+    return stream->raw == NULL || stream->top == NULL
+               ? error_memory(error, desc->n_vocab * sizeof *stream->raw)
+               : STATUS_OK;
+}
+
+enum status stream_open(struct stream **out, const struct engine *engine, uint32_t n_ctx,
+                        struct generation_request *request, struct error *error)
+{
+    *out = NULL;
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (stream == NULL) {
+        generation_request_close(request);
+        return error_memory(error, sizeof *stream);
+    }
+    stream->request = request;
+    enum status status = fill(stream, engine, n_ctx, error);
+    if (status != STATUS_OK) {
+        stream_close(stream);
+        return status;
+    }
+    size_t left = n_ctx - request->n_tokens;
+    stream->tokenizer = engine->tokenizer;
+    stream->n_vocab = model_description(engine->model)->n_vocab;
+    stream->limit =
+        request->n_tokens + (request->max_tokens > 0 ? MIN(request->max_tokens, left) : left);
+    stream->usage.n_prompt = request->n_tokens;
+    stream->end_token = TOKEN_NONE;
+    stream->accepted_ns = clock_now_ns();
+    stream->answer = (struct answer){.detokenizer = {.tokenizer = engine->tokenizer,
+                                                     .with_special = request->show_control,
+                                                     .strip_space = request->strip_space},
+                                     .stops = request->stops,
+                                     .n_stops = request->n_stops};
+    *out = stream;
+    return STATUS_OK;
+}
+
+void stream_close(struct stream *stream)
+{
+    if (stream == NULL)
+        return;
+    sequence_close(stream->sequence);
+    sampler_close(stream->sampler);
+    answer_free(&stream->answer);
+    token_list_free(&stream->text);
+    free(stream->raw);
+    free(stream->top);
+    generation_request_close(stream->request);
+    free(stream);
+}
+
+/* ---- Tokens ---------------------------------------------------------------------------------- */
+
+size_t stream_pending(const struct stream *stream)
+{
+    return stream->text.count - sequence_length(stream->sequence);
+}
+
+void stream_draw(struct stream *stream, size_t row)
+{
+    float *logits = stream->logits + row * stream->n_vocab;
+    double log_total = 0;
+    if (stream->raw != NULL) {
+        memcpy(stream->raw, logits, stream->n_vocab * sizeof *stream->raw);
+        stream->n_top = sample_logprobs(stream->raw, stream->n_vocab, stream->top,
+                                        stream->request->n_top_logprobs, &log_total);
+    }
+    stream->drawn = sampler_draw(stream->sampler, logits, stream->text.count);
+    if (stream->raw != NULL && stream->drawn >= 0)
+        stream->logprob = (float)(stream->raw[stream->drawn] - log_total);
+}
+
+static void give(struct stream *stream, struct generation_event event)
+{
+    event.id = stream->id;
+    event.usage = stream->usage;
+    stream->callback(stream->context, &event);
+}
+
+void stream_give_started(struct stream *stream)
+{
+    stream->started = true;
+    stream->started_ns = clock_now_ns();
+    stream->usage.prefill_ns = stream->started_ns - stream->begun_ns;
+    give(stream, (struct generation_event){.kind = GENERATION_STARTED});
+}
+
+bool stream_advance(struct stream *stream)
+{
+    struct error error;
+    enum status status = STATUS_OK;
+    int32_t token = stream->drawn;
+    if (token < 0)
+        status = error_set(&error, STATUS_INVALID, "%s", sampler_failure(stream->sampler));
+    else if (!token_list_append(&stream->text, token))
+        status = error_memory(&error, sizeof token);
+    if (status != STATUS_OK) {
+        stream_fail(stream, &error);
+        return true;
+    }
+    sampler_accept(stream->sampler, token);
+    size_t index = stream->usage.n_output++;
+    if (!stream->request->ignore_end && tokenizer_ends_generation(stream->tokenizer, token)) {
+        stream->end_token = token;
+        stream_finish(stream, FINISH_END);
+        return true;
+    }
+    struct view text;
+    bool stopped = answer_feed(&stream->answer, token, &text, &stream->stop);
+    give(stream, (struct generation_event){.kind = GENERATION_TOKEN,
+                                           .text = text,
+                                           .index = index,
+                                           .token = token,
+                                           .logprob = stream->logprob,
+                                           .top = stream->top,
+                                           .n_top = stream->n_top});
+    if (stopped)
+        stream->reason = FINISH_STOP;
+    else if (stream->text.count >= stream->limit)
+        stream_finish(stream, FINISH_LENGTH);
+    else
+        return false;
+    return true;
+}
+
+/* ---- The end --------------------------------------------------------------------------------- */
+
+void stream_finish(struct stream *stream, enum finish_reason reason)
+{
+    stream->reason = reason;
+    if (answer_finish(&stream->answer, &stream->last_text, &stream->stop))
+        stream->reason = FINISH_STOP;
+}
+
+void stream_fail(struct stream *stream, const struct error *error)
+{
+    stream->failed = true;
+    stream->error = *error;
+}
+
+void stream_give_end(struct stream *stream)
+{
+    uint64_t now = clock_now_ns();
+    if (stream->begun_ns == 0)
+        stream->usage.queue_ns = now - stream->accepted_ns;
+    else if (stream->started)
+        stream->usage.decode_ns = now - stream->started_ns;
+    else
+        stream->usage.prefill_ns = now - stream->begun_ns;
+    if (stream->answer.text.failed && !stream->failed) {
+        stream->failed = true;
+        error_memory(&stream->error, stream->answer.text.size);
+    }
+    give(stream,
+         (struct generation_event){.kind = stream->failed ? GENERATION_FAILED : GENERATION_FINISHED,
+                                   .text = stream->last_text,
+                                   .reason = stream->reason,
+                                   .end_token = stream->end_token,
+                                   .stop = stream->stop,
+                                   .error = stream->failed ? &stream->error : NULL});
+}
