@@ -1,0 +1,14 @@
+/* What the files of src/net share. */
+#ifndef CONSORT_NET_INTERNAL_H
+#define CONSORT_NET_INTERNAL_H
+
+#include "net/net.h"
+
+#include <sys/time.h>
+
+struct event_base;
+struct event_base *net_loop_base(const struct net_loop *loop);
+
+struct timeval net_timeval(uint64_t ms);
+
+#endif
