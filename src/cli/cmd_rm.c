@@ -1,0 +1,36 @@
+/* consort rm: names out of the store, with the files that no other name has. */
+#include "cli/cli.h"
+#include "store/store.h"
+
+#include <limits.h>
+
+static int run(const struct cli_command *command, char **operands, int n_operands)
+{
+    (void)command;
+    struct error error;
+    struct store *store;
+    uint64_t freed_bytes = 0, all_bytes = 0;
+    int code = CLI_DONE;
+    if (store_open(&store, NULL, &error) != STATUS_OK)
+        return cli_fail(&error);
+    for (int i = 0; i < n_operands; i++) {
+        if (store_remove(store, operands[i], &freed_bytes, &error) != STATUS_OK)
+            code = cli_fail(&error);
+        all_bytes += freed_bytes;
+    }
+    if (all_bytes > 0) {
+        char size[32];
+        cli_note("%s are free again", cli_size_text(size, (double)all_bytes));
+    }
+    store_close(store);
+    return code;
+}
+
+const struct cli_command cli_rm = {
+    .name = "rm",
+    .operands = "NAME...",
+    .summary = "Removes names from the store, and the files that no other name has.",
+    .min_operands = 1,
+    .max_operands = INT_MAX,
+    .run = run,
+};
