@@ -1,0 +1,141 @@
+#include "tiny_model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void put(struct buffer *out, const void *data, size_t size)
+{
+    if (!buffer_append(out, data, size))
+        abort();
+}
+
+static void put_u32(struct buffer *out, uint32_t value)
+{
+    put(out, &value, sizeof value);
+}
+
+static void put_u64(struct buffer *out, uint64_t value)
+{
+    put(out, &value, sizeof value);
+}
+
+static void put_string(struct buffer *out, const char *text)
+{
+    put_u64(out, strlen(text));
+    put(out, text, strlen(text));
+}
+
+static void put_key(struct tiny_gguf *gguf, const char *key, uint32_t type)
+{
+    put_string(&gguf->keys, key);
+    put_u32(&gguf->keys, type);
+    gguf->n_keys++;
+}
+
+void tiny_u32(struct tiny_gguf *gguf, const char *key, uint32_t value)
+{
+    put_key(gguf, key, 4);
+    put_u32(&gguf->keys, value);
+}
+
+void tiny_f32(struct tiny_gguf *gguf, const char *key, float value)
+{
+    put_key(gguf, key, 6);
+    put(&gguf->keys, &value, sizeof value);
+}
+
+void tiny_string(struct tiny_gguf *gguf, const char *key, const char *value)
+{
+    put_key(gguf, key, 8);
+    put_string(&gguf->keys, value);
+}
+
+static void align(struct buffer *out)
+{
+    static const char zeros[32];
+    put(out, zeros, (32 - out->size % 32) % 32);
+}
+
+void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint64_t n_rows,
+                 uint64_t n_matrices)
+{
+    uint64_t seed = 14695981039346656037u; /* FNV-1a of the name */
+    for (const char *c = name; *c != '\0'; c++)
+        seed = (seed ^ (unsigned char)*c) * 1099511628211u;
+    put_string(&gguf->tensors, name);
+    put_u32(&gguf->tensors, n_matrices > 1 ? 3 : n_rows > 1 ? 2 : 1);
+    put_u64(&gguf->tensors, n_cols);
+    if (n_rows > 1 || n_matrices > 1)
+        put_u64(&gguf->tensors, n_rows);
+    if (n_matrices > 1)
+        put_u64(&gguf->tensors, n_matrices);
+    put_u32(&gguf->tensors, 0);
+    put_u64(&gguf->tensors, gguf->data.size);
+    for (uint64_t i = 0; i < n_cols * n_rows * n_matrices; i++) {
+        float value = (float)(rng_uniform(seed, i, 0) - 0.5) * 0.5f;
+        put(&gguf->data, &value, sizeof value);
+    }
+    align(&gguf->data);
+    gguf->n_tensors++;
+}
+
+void tiny_llama_keys(struct tiny_gguf *gguf, uint32_t n_heads)
+{
+    tiny_string(gguf, "general.architecture", "llama");
+    tiny_u32(gguf, "llama.block_count", TINY_LAYERS);
+    tiny_u32(gguf, "llama.embedding_length", TINY_EMBD);
+    tiny_u32(gguf, "llama.context_length", 4096);
+    tiny_u32(gguf, "llama.attention.head_count", n_heads);
+    tiny_u32(gguf, "llama.attention.head_count_kv", n_heads / 2);
+    tiny_f32(gguf, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+}
+
+void tiny_llama_tensors(struct tiny_gguf *gguf)
+{
+    static const struct {
+        const char *suffix;
+        uint64_t n_cols, n_rows;
+    } tensors[] = {
+        {"attn_norm", TINY_EMBD, 1},
+        {"attn_q", TINY_EMBD, TINY_EMBD},
+        {"attn_k", TINY_EMBD, 32},
+        {"attn_v", TINY_EMBD, 32},
+        {"attn_output", TINY_EMBD, TINY_EMBD},
+        {"ffn_norm", TINY_EMBD, 1},
+        {"ffn_gate", TINY_EMBD, 96},
+        {"ffn_up", TINY_EMBD, 96},
+        {"ffn_down", 96, TINY_EMBD},
+    };
+    tiny_tensor(gguf, "token_embd.weight", TINY_EMBD, TINY_VOCAB, 1);
+    tiny_tensor(gguf, "output_norm.weight", TINY_EMBD, 1, 1);
+    for (int layer = 0; layer < TINY_LAYERS; layer++)
+        for (size_t i = 0; i < ARRAY_COUNT(tensors); i++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%d.%s.weight", layer, tensors[i].suffix);
+            tiny_tensor(gguf, name, tensors[i].n_cols, tensors[i].n_rows, 1);
+        }
+}
+
+void tiny_write(struct tiny_gguf *gguf, char path[64])
+{
+    struct buffer file = {0};
+    put(&file, "GGUF", 4);
+    put_u32(&file, 3);
+    put_u64(&file, gguf->n_tensors);
+    put_u64(&file, gguf->n_keys);
+    put(&file, gguf->keys.data, gguf->keys.size);
+    put(&file, gguf->tensors.data, gguf->tensors.size);
+    align(&file);
+    put(&file, gguf->data.data, gguf->data.size);
+
+    strcpy(path, "/tmp/consort-tiny-XXXXXX");
+    int fd = mkstemp(path);
+    if (fd < 0 || write(fd, file.data, file.size) != (ssize_t)file.size || close(fd) != 0)
+        abort();
+    buffer_free(&file);
+    buffer_free(&gguf->keys);
+    buffer_free(&gguf->tensors);
+    buffer_free(&gguf->data);
+}

@@ -1,0 +1,30 @@
+/* Tiny random models written by hand, byte for byte, so that a test can also make wrong ones. */
+#ifndef CONSORT_TESTS_TINY_MODEL_H
+#define CONSORT_TESTS_TINY_MODEL_H
+
+#include "base/base.h"
+
+struct tiny_gguf {
+    struct buffer keys, tensors, data;
+    uint64_t n_keys, n_tensors;
+};
+
+void tiny_u32(struct tiny_gguf *gguf, const char *key, uint32_t value);
+void tiny_f32(struct tiny_gguf *gguf, const char *key, float value);
+void tiny_string(struct tiny_gguf *gguf, const char *key, const char *value);
+/* F32, n_cols x n_rows x n_matrices, seeded by its name. */
+void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint64_t n_rows,
+                 uint64_t n_matrices);
+
+/* The keys and tensors of a llama of 2 layers; half as many KV heads as heads, all heads together
+ * TINY_EMBD numbers. */
+#define TINY_EMBD 64
+#define TINY_VOCAB 96
+#define TINY_LAYERS 2
+void tiny_llama_keys(struct tiny_gguf *gguf, uint32_t n_heads);
+void tiny_llama_tensors(struct tiny_gguf *gguf);
+
+/* Writes the file under a temporary name, which goes to path, and frees gguf. */
+void tiny_write(struct tiny_gguf *gguf, char path[64]);
+
+#endif

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Ollama's calls that change the store: pull, copy, create, delete. Prints TAP."""
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import mirror as mirrors  # noqa: E402
+from test_store import DEMO, Home, ids, report, server, tap  # noqa: E402
+
+check = report.check
+MODEL = DEMO.read_bytes()
+DIGEST = mirrors.sha256(MODEL)
+
+
+def lines(running, path, body, method="POST"):
+    status, headers, data = running.request(method, path, body)
+    return status, headers, [json.loads(line) for line in data.decode().splitlines()]
+
+
+def pulls(home, mirror, running):
+    path = mirror.add_registry("demo", "latest", MODEL, system="Be brief.", params={"num_predict": 3})
+    status, headers, said = lines(running, "/api/pull", {"model": "demo"})
+    statuses = [line["status"] for line in said]
+    check(status == 200 and headers["Content-Type"] == "application/x-ndjson"
+          and statuses[0] == "pulling manifest" and statuses[-1] == "success"
+          and f"pulling {DIGEST[:12]}" in statuses, "/api/pull streams its progress", said)
+    check(any(line.get("completed") == line.get("total") == len(MODEL)
+              and line.get("digest") == f"sha256:{DIGEST}" for line in said), "in bytes", said)
+    check(ids(running) == ["demo"], "the model is there")
+    check(lines(running, "/api/pull", {"name": "demo", "stream": False})[2] == [{"status": "success"}],
+          "without a stream")
+    status, _, said = lines(running, "/api/pull", {"model": "nosuch"})
+    check(status == 200 and "404" in said[-1]["error"], "an error in the stream", said)
+    status, _, said = lines(running, "/api/pull", {"model": "nosuch", "stream": False})
+    check(status == 404 and "404" in said[0]["error"], "and without one", said)
+    for body in ({}, {"model": ""}, {"model": "../x"}, {"model": str(DEMO)}, {"model": "file:///x"},
+                 {"model": mirror.url + "/x.gguf"}, {"model": 1}):
+        status, _, said = lines(running, "/api/pull", {**body, "stream": False})
+        check(status == 400 and said[0]["error"], f"refused: {body}", said)
+    check(running.request("POST", "/api/pull", b"{")[0] == 400, "refused: broken JSON")
+    mirror.add_registry("slow", "latest", MODEL + b"x")
+    path = f"/v2/library/slow/blobs/sha256:{mirrors.sha256(MODEL + b'x')}"
+    mirror.troubles[path] = [("hold", 1000000)]
+    connection = running.connect()
+    connection.request("POST", "/api/pull", json.dumps({"model": "slow"}))
+    mirror.held.wait(tap.TIMEOUT_S)
+    check(running.json("GET", "/health")[0] == 200, "the server answers while it pulls")
+    connection.close()
+    mirror.release()
+
+
+def answers(running, model, **more):
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "temperature": 0, **more}
+    return running.json("POST", "/v1/chat/completions", body)[1]
+
+
+def manifests(running):
+    answer = answers(running, "demo")
+    direct = answers(running, "plain", max_tokens=3)
+    check(answer["usage"]["completion_tokens"] == 3, "the parameters of a name hold", answer)
+    check(answer["usage"]["prompt_tokens"] > direct["usage"]["prompt_tokens"],
+          "and what it says as the system", (answer, direct))
+    check(answers(running, "demo", max_tokens=2)["usage"]["completion_tokens"] == 2,
+          "but the client's go first")
+    own = [{"role": "system", "content": "x"}, {"role": "user", "content": "hi"}]
+    check(answers(running, "demo", messages=own)["usage"]["prompt_tokens"]
+          == answers(running, "plain", messages=own, max_tokens=1)["usage"]["prompt_tokens"],
+          "also its system text")
+    said = running.json("POST", "/api/show", {"model": "demo"})[1]
+    check(said["system"] == "Be brief." and "num_predict" in said["parameters"]
+          and "FROM" in said["modelfile"], "/api/show tells them", said)
+
+
+def creates(home, running):
+    body = {"model": "pirate", "from": "plain", "system": "Arr.", "parameters": {"num_predict": 4}}
+    status, _, said = lines(running, "/api/create", body)
+    check(status == 200 and said[-1] == {"status": "success"}, "/api/create", said)
+    check(answers(running, "pirate")["usage"]["completion_tokens"] == 4, "its parameters hold")
+    modelfile = ('# mine\nFROM plain\nPARAMETER temperature 0.5\nPARAMETER num_predict 5\n'
+                 'PARAMETER stop "<a>"\nPARAMETER stop <b>\nSYSTEM """You\nare."""\n'
+                 'MESSAGE user Hello\nMESSAGE assistant "Hi you"\nLICENSE free\n')
+    status, _, said = lines(running, "/api/create", {"name": "filed", "modelfile": modelfile})
+    check(status == 200 and said[-1] == {"status": "success"}, "from a Modelfile", said)
+    manifest = json.loads((home.models / "names" / "filed@latest.json").read_text())
+    check(manifest["system"] == "You\nare." and manifest["license"] == "free"
+          and manifest["parameters"] == {"temperature": 0.5, "num_predict": 5, "stop": ["<a>", "<b>"]}
+          and [m["content"] for m in manifest["messages"]] == ["Hello", "Hi you"], "all of it", manifest)
+    check(answers(running, "filed")["usage"]["completion_tokens"] <= 5, "it answers")
+    check(len(home.blobs()) == 1, "no file was copied", home.blobs())
+    for what, code, body in (
+            ("nothing to make it from", 400, {"model": "x"}),
+            ("an unknown one", 404, {"model": "x", "from": "nosuch"}),
+            ("a bad name", 400, {"model": "../x", "from": "plain"}),
+            ("an adapter", 400, {"model": "x", "modelfile": "FROM plain\nADAPTER ./x"}),
+            ("an unknown instruction", 400, {"model": "x", "modelfile": "FROM plain\nRUN rm"}),
+            ("open quotes", 400, {"model": "x", "modelfile": 'FROM plain\nSYSTEM """x'}),
+            ("a path", 400, {"model": "x", "from": "/etc/passwd"}),
+            ("quantizing", 400, {"model": "x", "from": "plain", "quantize": "q4_K_M"}),
+            ("parameters that are none", 400, {"model": "x", "from": "plain", "parameters": 1})):
+        status, _, said = lines(running, "/api/create", {**body, "stream": False})
+        check(status == code and said[0]["error"], f"refused: {what}", (status, said))
+
+
+def names(home, running):
+    check(running.request("POST", "/api/copy", {"source": "plain", "destination": "b"})[0] == 200
+          and "b" in ids(running), "/api/copy")
+    check(running.request("POST", "/api/copy", {"source": "nosuch", "destination": "b"})[0] == 404,
+          "of nothing")
+    check(running.request("POST", "/api/copy", {"source": "plain"})[0] == 400, "to nowhere")
+    check(running.request("DELETE", "/api/delete", {"model": "b"})[0] == 200
+          and "b" not in ids(running), "/api/delete")
+    check(running.request("DELETE", "/api/delete", {"name": "b"})[0] == 404, "of nothing")
+    for name in list(ids(running)):
+        running.request("DELETE", "/api/delete", {"model": name})
+    check(ids(running) == [] and home.blobs() == [], "nothing is left", home.blobs())
+
+
+def shutting_down(mirror, home):
+    mirror.reset()
+    path = mirror.add_registry("last", "latest", MODEL)
+    mirror.troubles[path] = [("hold", 1000000)]
+    settings = home.path / "settings.yaml"
+    settings.write_text(f"mirror: {mirror.url}\n")
+    running = server.Server("--config", settings, models=(),
+                            environment=home.environment(CONSORT_MIRROR="http://127.0.0.1:1"))
+    connection = running.connect()
+    connection.request("POST", "/api/pull", json.dumps({"model": "last"}))
+    check(mirror.held.wait(tap.TIMEOUT_S), "the settings' mirror is asked before the environment's", mirror.requests)
+    check(running.stop(signal.SIGTERM) == 0, "a server that is told to end leaves its pulls", running.log)
+    connection.close()
+    mirror.release()
+    check(home.names() == [], "and nothing half there has a name")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        mirror, home = mirrors.Mirror(), Home(folder)
+        running = server.Server(models=(), environment=home.environment(CONSORT_MIRROR=mirror.url))
+        pulls(home, mirror, running)
+        home.run("pull", DEMO, "--as", "plain")
+        manifests(running)
+        creates(home, running)
+        names(home, running)
+        check(running.stop() == 0, "the server ends well", running.log)
+        shutting_down(mirror, home)
+        mirror.close()
+    return report.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
