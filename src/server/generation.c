@@ -37,6 +37,7 @@ struct generation {
     bool reading;           /* the worker reads the body, which lives as long as the exchange */
     bool streaming;         /* the head of a stream is out */
     uint64_t begin_ns, written_ns;
+    struct buffer last; /* the bytes that end the answer */
 
     pthread_mutex_t mutex;
     size_t n_references;
@@ -63,6 +64,7 @@ static void free_generation(void *context)
     api_answer_close(generation->answer);
     api_call_free(generation->call);
     buffer_free(&generation->out);
+    buffer_free(&generation->last);
     pthread_mutex_destroy(&generation->mutex);
     free(generation->choices);
     free(generation);
@@ -188,26 +190,32 @@ static void end_failed(struct generation *generation, const struct api_error *er
     exchange_over(generation);
 }
 
-/* On the worker. */
+/* The last of the answer is known, and kept where it is to be. */
+static void end_answered(void *context)
+{
+    struct generation *generation = context;
+    struct view last = {generation->last.size > 0 ? generation->last.data : "",
+                        generation->last.size};
+    if (generation->exchange != NULL) {
+        log_end(generation, 200);
+        if (generation->call->stream) {
+            write_stream(generation, last);
+            http_stream_end(generation->exchange);
+        } else {
+            http_reply(generation->exchange, 200, "application/json", last, NULL);
+        }
+        exchange_over(generation);
+    }
+    let_go(generation);
+}
+
+/* On the worker, before the client learns the end and can ask for what is kept. */
 static void keep_answer(void *context)
 {
     struct generation *generation = context;
     response_keep(generation->server, generation->owner, generation->answer);
-    let_go(generation);
-}
-
-static void end_answered(struct generation *generation, struct view last)
-{
-    log_end(generation, 200);
-    if (generation->call->store) /* before the client can ask for it */
-        post_work(generation, keep_answer);
-    if (generation->call->stream) {
-        write_stream(generation, last);
-        http_stream_end(generation->exchange);
-    } else {
-        http_reply(generation->exchange, 200, "application/json", last, NULL);
-    }
-    exchange_over(generation);
+    if (!net_loop_post(generation->server->loop, end_answered, generation))
+        let_go(generation);
 }
 
 /* Takes what the events have left. */
@@ -233,7 +241,14 @@ static void flush(void *context)
             if (generation->choices != NULL)
                 cancel_all(generation);
         } else if (done) {
-            end_answered(generation, data);
+            generation->last = out;
+            out = (struct buffer){0};
+            if (generation->call->store) {
+                post_work(generation, keep_answer);
+            } else {
+                hold(generation);
+                end_answered(generation);
+            }
         } else if (data.size > 0) {
             write_stream(generation, data);
         }
