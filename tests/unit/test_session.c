@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
-#define N_CTX 256
-#define N_PROMPT 200 /* more than one batch */
+#define N_CTX 1024
+#define N_PROMPT 700 /* more than one batch, on any machine */
 #define N_ANSWER 8
 
 static const struct sampling greedy = {
@@ -126,11 +126,11 @@ static void test_session_refuses(void **state)
     struct session *session = fixture.session;
     assert_int_equal(begin(session, prompt, 0, NULL, NULL, &error), STATUS_INVALID);
     assert_int_equal(begin(session, prompt, N_CTX, NULL, NULL, &error), STATUS_LIMIT);
-    assert_non_null(strstr(error.text, "has 256 tokens and the context holds 256"));
+    assert_non_null(strstr(error.text, "has 1024 tokens and the context holds 1024"));
     assert_int_equal(begin(session, prompt, N_CTX - 1, NULL, NULL, &error), STATUS_OK);
     assert_int_equal(session_next(session, &token, &text, &error), STATUS_OK);
     assert_int_equal(session_next(session, &token, &text, &error), STATUS_LIMIT);
-    assert_non_null(strstr(error.text, "context of 256 tokens is full"));
+    assert_non_null(strstr(error.text, "context of 1024 tokens is full"));
     assert_int_equal(begin(session, prompt, 5, NULL, NULL, &error), STATUS_OK);
     assert_int_equal(session_next(session, &token, &text, &error), STATUS_OK);
     buffer_free(&text);
