@@ -171,13 +171,15 @@ static void admit(struct scheduler *scheduler)
     }
 }
 
-/* Tells the owners of streams that have ended, and frees them. */
+/* Tells the owners of streams that have ended, and frees them. Who has been told finds the stream
+ * in the counts. */
 static void bury(struct scheduler *scheduler, struct stream **ended)
 {
     while (*ended != NULL) {
         struct stream *stream = *ended;
         *ended = stream->next;
         pthread_mutex_lock(&scheduler->mutex);
+        publish(scheduler);
         unlink_live(scheduler, stream);
         pthread_mutex_unlock(&scheduler->mutex);
         stream_give_end(stream);

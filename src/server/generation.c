@@ -77,14 +77,26 @@ static void hold(struct generation *generation)
     pthread_mutex_unlock(&generation->mutex);
 }
 
-/* Any thread; the last one has it freed on the loop. */
-static void let_go(struct generation *generation)
+static bool drop(struct generation *generation)
 {
     pthread_mutex_lock(&generation->mutex);
     bool last = --generation->n_references == 0;
     pthread_mutex_unlock(&generation->mutex);
-    if (last)
+    return last;
+}
+
+/* Any thread; the last one has it freed on the loop. */
+static void let_go(struct generation *generation)
+{
+    if (drop(generation))
         net_loop_post(generation->server->loop, free_generation, generation);
+}
+
+/* On the loop: what the generation held is free before the client's next request is looked at. */
+static void let_go_here(struct generation *generation)
+{
+    if (drop(generation))
+        free_generation(generation);
 }
 
 static void fail(struct generation *generation, const struct api_error *error)
@@ -138,7 +150,7 @@ static void exchange_over(struct generation *generation)
     net_timer_cancel(generation->timer);
     generation->timer = NULL;
     generation->exchange = NULL;
-    let_go(generation);
+    let_go_here(generation);
 }
 
 static void keep_open(void *context);
@@ -206,7 +218,7 @@ static void end_answered(void *context)
         }
         exchange_over(generation);
     }
-    let_go(generation);
+    let_go_here(generation);
 }
 
 /* On the worker, before the client learns the end and can ask for what is kept. */
@@ -254,19 +266,30 @@ static void flush(void *context)
         }
     }
     buffer_free(&out);
-    let_go(generation);
+    let_go_here(generation);
+}
+
+/* Any thread, which has the mutex. Has the loop take what there is, where there is news; a caller
+ * that leaves has no reference any more when the loop does: who has read the answer finds its place
+ * free. */
+static void unlock_and_tell(struct generation *generation, bool news, bool leaves)
+{
+    struct net_loop *loop = generation->server->loop;
+    bool post = news && !generation->flush_posted;
+    generation->flush_posted |= post;
+    generation->n_references += post;
+    generation->n_references -= leaves;
+    bool over = generation->n_references == 0;
+    pthread_mutex_unlock(&generation->mutex);
+    if (post || over)
+        net_loop_post(loop, post ? flush : free_generation, generation);
 }
 
 /* Any thread. */
 static void post_flush(struct generation *generation)
 {
     pthread_mutex_lock(&generation->mutex);
-    bool post = !generation->flush_posted;
-    generation->flush_posted = true;
-    generation->n_references += post;
-    pthread_mutex_unlock(&generation->mutex);
-    if (post)
-        net_loop_post(generation->server->loop, flush, generation);
+    unlock_and_tell(generation, true, false);
 }
 
 static void client_gone(void *context)
@@ -317,12 +340,7 @@ static void on_event(void *context, const struct generation_event *event)
     } else if (wanted) {
         api_answer_event(generation->answer, choice->index, event, &generation->out);
     }
-    bool news = wanted && (generation->out.size > 0 || last);
-    pthread_mutex_unlock(&generation->mutex);
-    if (news)
-        post_flush(generation);
-    if (last)
-        let_go(generation);
+    unlock_and_tell(generation, wanted && (generation->out.size > 0 || last), last);
 }
 
 /* ---- Reading and submitting ------------------------------------------------------------------ */
@@ -471,7 +489,7 @@ static bool submit_prompts(struct generation *generation)
 
 /* ---- Whole answers --------------------------------------------------------------------------- */
 
-/* The answer is out, whole, unless there is an error. */
+/* The answer is out, whole, unless there is an error; the caller lets go of the generation. */
 static void end_whole(struct generation *generation, const struct buffer *out, enum status status,
                       const struct error *error)
 {
@@ -482,8 +500,7 @@ static void end_whole(struct generation *generation, const struct buffer *out, e
         api_error_from(&generation->failure, error);
         generation->failed = true;
     }
-    pthread_mutex_unlock(&generation->mutex);
-    post_flush(generation);
+    unlock_and_tell(generation, true, true);
 }
 
 static struct api_result result_of(const struct generation *generation)
@@ -504,7 +521,6 @@ static void compute_vectors(struct engine *engine, void *context)
     enum status status = vectors_compute(engine, generation->call, &result, &out, &error);
     generation->use.prompt_tokens = result.prompt_tokens;
     end_whole(generation, &out, status, &error);
-    let_go(generation);
 }
 
 static bool submit_vectors(struct generation *generation)
@@ -566,6 +582,7 @@ static enum status work_out(struct generation *generation, struct token_list *to
     return text->failed ? error_memory(error, text->size) : STATUS_OK;
 }
 
+/* The generation is let go of. */
 static void answer_directly(struct generation *generation)
 {
     const struct api_call *call = generation->call;
@@ -596,7 +613,6 @@ static void show(void *context)
     struct buffer out = {0};
     enum status status = models_show(generation->model, &out, &error);
     end_whole(generation, &out, status, &error);
-    let_go(generation);
 }
 
 /* On the worker. */
@@ -605,10 +621,12 @@ static void submit(void *context)
     struct generation *generation = context;
     enum api_operation operation = generation->call->operation;
     bool going = context_fits(generation);
+    if (going && operation > API_RERANK) {
+        answer_directly(generation);
+        return;
+    }
     if (going && (operation == API_EMBEDDINGS || operation == API_RERANK))
         going = submit_vectors(generation);
-    else if (going && operation > API_RERANK)
-        answer_directly(generation);
     else if (going)
         going = submit_prompts(generation);
     if (!going)
@@ -655,7 +673,7 @@ static void model_is_ready(void *context, const struct api_error *failure)
         if (generation->model->too_large && generation->exchange != NULL)
             memory_suggest(generation->model, generation->exchange, &told);
         end_early(generation, &told);
-        let_go(generation);
+        let_go_here(generation);
         return;
     }
     generation->acquired = true;
@@ -677,7 +695,7 @@ static void model_is_ready(void *context, const struct api_error *failure)
             set_timer(generation, HOLD_HEADERS_MS);
         post_work(generation, submit);
     }
-    let_go(generation);
+    let_go_here(generation);
 }
 
 /* Where none is named: the first that the key may use. */
@@ -741,7 +759,7 @@ static void call_is_read(void *context)
         hold(generation);
         models_acquire(generation->model, model_is_ready, generation);
     }
-    let_go(generation);
+    let_go_here(generation);
 }
 
 /* On the worker. */
@@ -783,6 +801,6 @@ void generate(struct server *server, struct http_exchange *exchange, call_reader
     snprintf(generation->owner, sizeof generation->owner, "%s", gateway_owner(exchange));
     pthread_mutex_init(&generation->mutex, NULL);
     server_busy(server, true);
-    post_work(generation, read_call);
     http_on_gone(exchange, client_gone, generation);
+    post_work(generation, read_call);
 }
