@@ -4,13 +4,15 @@
  *
  * A timer of the loop wakes the thread, which asks SQLite whether another process changed
  * anything, and takes what it found the time before. `mutex` guards what stands below it. What goes
- * wrong is told once, until it goes well again; what was known before stays valid. */
+ * wrong is told once, until it goes well again or wrong in another way; what was known before stays
+ * valid. */
 #include "gateway/gateway_internal.h"
 
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -27,7 +29,7 @@ struct records {
     dev_t device;
     ino_t inode;
     int64_t version;
-    bool failing;
+    struct error told; /* what goes wrong; its text is empty where nothing does */
 
     pthread_mutex_t mutex;
     pthread_cond_t wanted;
@@ -182,12 +184,12 @@ static enum status write_records(struct records *records, struct error *error)
 static void report(struct records *records, enum status status, const struct error *error)
 {
     char line[sizeof error->text + 80];
-    if (status != STATUS_OK && !records->failing) {
+    if (status != STATUS_OK && strcmp(records->told.text, error->text) != 0) {
         snprintf(line, sizeof line, "keys stay as they were, and usage waits to be written: %s",
                  error->text);
         tell(records, line);
     }
-    records->failing = status != STATUS_OK;
+    records->told = status != STATUS_OK ? *error : (struct error){0};
 }
 
 static void look(struct records *records)
