@@ -12,6 +12,7 @@ static const struct field common_fields[] = {
     {"max_tokens", FIELD_U32, CALL(max_tokens), 1, UINT32_MAX},
     {"max_completion_tokens", FIELD_U32, CALL(max_tokens), 1, UINT32_MAX},
     {"stream", FIELD_BOOL, CALL(stream), 0, 0},
+    {"ignore_eos", FIELD_BOOL, CALL(ignore_end), 0, 0},
 };
 
 static const struct field chat_fields[] = {
