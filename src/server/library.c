@@ -112,6 +112,7 @@ static void client_gone(void *context)
 {
     struct library_job *job = context;
     atomic_store(&job->cancelled, true);
+    server_logf(job->server, "%s left before its answer ended", http_peer(job->exchange));
     http_abort(job->exchange);
     job->exchange = NULL;
 }

@@ -3,12 +3,11 @@ import http.client
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "oracle"))
@@ -29,7 +28,8 @@ def made_up(name, folder):
 
 
 class Server:
-    """Starts the server on a free port; the log is kept in self.log."""
+    """Starts the server on a free port; the log is kept in self.log as it comes, so that a server never
+    waits for who reads it."""
 
     def __init__(self, *arguments, models=(f"demo={DEMO}",), environment=None):
         words = tap.CONSORT + ["up", *models, "--listen", "127.0.0.1:0", *map(str, arguments)]
@@ -37,29 +37,32 @@ class Server:
         self.environment = {**os.environ, "CONSORT_HOME": self.home.name, **(environment or {})}
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                         env=self.environment)
-        self.log = ""
-        self.scheme, self.port = "http", None
-        while self.port is None:
-            found = re.search(r"ready on (https?)://[^:]*:(\d+)/v1\b", self.log)
-            if found:
-                self.scheme, self.port = found.group(1), int(found.group(2))
-            elif not self.read_log():
-                raise tap.Failure(f"the server did not start:\n{self.log}", self.process.wait())
+        self.log, self.ended = "", False
+        self.news = threading.Condition()
+        self.reader = threading.Thread(target=self.read_log, daemon=True)
+        self.reader.start()
+        ready = self.wait_log(r"ready on (https?)://[^:]*:(\d+)/v1\b")
+        if not ready:
+            if not self.ended:
+                self.process.kill()
+            raise tap.Failure(f"the server did not start:\n{self.log}", self.process.wait())
+        self.scheme, self.port = ready.group(1), int(ready.group(2))
 
-    def read_log(self, timeout_s=tap.TIMEOUT_S):
-        """Reads what the server logged; false at its end or after timeout_s."""
-        if not select.select([self.process.stderr], [], [], timeout_s)[0]:
-            return False
-        data = self.process.stderr.read1(65536)
-        self.log += data.decode("utf-8", "replace")
-        return bool(data)
+    def read_log(self):
+        """Keeps what the server logs, to its end."""
+        data = b"first"
+        while data:
+            data = self.process.stderr.read1(65536)
+            with self.news:
+                self.log += data.decode("utf-8", "replace")
+                self.ended = not data
+                self.news.notify_all()
 
     def wait_log(self, pattern):
-        """Whether pattern appears in the log before the server ends or the time is up."""
-        while not re.search(pattern, self.log):
-            if not self.read_log():
-                return False
-        return True
+        """The match of pattern in the log; None where the server ends or the time is up before."""
+        with self.news:
+            self.news.wait_for(lambda: self.ended or re.search(pattern, self.log), tap.TIMEOUT_S)
+            return re.search(pattern, self.log)
 
     def connect(self):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=tap.TIMEOUT_S)
@@ -96,7 +99,5 @@ class Server:
         """Ends the server; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(with_signal)
-        deadline = time.monotonic() + tap.TIMEOUT_S
-        while self.read_log(max(deadline - time.monotonic(), 0)):
-            pass
+        self.reader.join(tap.TIMEOUT_S)
         return self.process.wait(timeout=tap.TIMEOUT_S)

@@ -26,16 +26,25 @@ def ask(live, model, **fields):
     return status, headers, json.loads(data)
 
 
+def running(live, model):
+    """How many requests the model answers just now; 0 where it is not open."""
+    found = re.search(rf'^consort_requests_running{{model="{model}"}} (\d+)$',
+                      live.request("GET", "/metrics")[2].decode(), re.M)
+    return int(found.group(1)) if found else 0
+
+
 class Busy:
-    """Keeps a model in use: requests that together take long, one after the other."""
+    """Keeps a model in use: requests that together take very long, one after the other."""
 
     def __init__(self, live, model="demo"):
-        body = json.dumps({"model": model, "prompt": "consort is", "n_predict": 400,
+        body = json.dumps({"model": model, "prompt": "consort is", "max_tokens": 400, "n": 5,
                            "ignore_eos": True})
         self.connections = [live.connect() for _ in range(200)]
         for connection in self.connections:
-            connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
-        live.wait_log(f"opened {model}")
+            connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        deadline = time.monotonic() + tap.TIMEOUT_S
+        while running(live, model) == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def end(self):
         for connection in self.connections:

@@ -539,12 +539,15 @@ def interrupted_quantize(folder):
         for i in range(4)
     }
     gguf.write(model, {"general.architecture": "llama"}, tensors)
-    process = start("quantize", model, out, "Q2_K", "-t", 1, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not list(folder.glob("interrupted*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=TIMEOUT_S)
+    deadline, finished = time.monotonic() + TIMEOUT_S, True
+    while finished and time.monotonic() < deadline:  # again where it was done before the signal came
+        out.unlink(missing_ok=True)
+        process = start("quantize", model, out, "Q2_K", "-t", 1, stdout=subprocess.PIPE)
+        while not list(folder.glob("interrupted*")) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+        finished = process.returncode == 0
     left = list(folder.glob("interrupted*"))
     check(
         process.returncode == 1 and not left,

@@ -49,6 +49,7 @@ def pulls(home, mirror, running):
     mirror.held.wait(tap.TIMEOUT_S)
     check(running.json("GET", "/health")[0] == 200, "the server answers while it pulls")
     connection.close()
+    check(running.wait_log("left before its answer"), "who leaves ends the pull", running.log)
     mirror.release()
 
 

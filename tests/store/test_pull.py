@@ -155,7 +155,7 @@ def connections(folder, mirror):
     mirror.troubles[path] = [("hold", MIDDLE), None]
     done = pull(home, mirror, "demo", "--stall", "1")
     mirror.release()
-    check(done.code == 0 and whole(home, "demo:latest") and len(mirror.asked(path)) == 2,
+    check(done.code == 0 and whole(home, "demo:latest") and len(mirror.asked(path)) >= 2,
           "a connection that stalls is opened anew", done)
 
     home = Home(folder)

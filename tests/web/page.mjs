@@ -33,8 +33,29 @@ async function open(origin, options = {}) {
   });
   await page.goto(`${origin}/`);
   await page.waitForSelector("#composer");
+  // Without a model nothing is sent.
+  if (origin !== locked) await page.locator("#model option", { hasText: "demo" }).waitFor({ state: "attached" });
   return page;
 }
+
+/** The browser has written so many conversations, text in one of them: they survive that the page goes. */
+const kept = (page, number, text) =>
+  page.waitForFunction(
+    ([wanted, word]) =>
+      new Promise((resolve, reject) => {
+        const opening = indexedDB.open("consort");
+        opening.onerror = () => reject(opening.error);
+        opening.onsuccess = () => {
+          const reading = opening.result.transaction("conversations").objectStore("conversations").getAll();
+          reading.onerror = () => reject(reading.error);
+          reading.onsuccess = () => {
+            opening.result.close();
+            resolve(reading.result.length === wanted && JSON.stringify(reading.result).includes(word));
+          };
+        };
+      }),
+    [number, text],
+  );
 
 const say = async (page, text) => {
   await page.fill("#composer", text);
@@ -296,6 +317,7 @@ await scene("conversations", async () => {
   await say(page, "The other");
   (await fake.asked()).answer("Fine.");
   await done(page);
+  await kept(page, 2, "Fine.");
   await page.reload();
   await shows(page, "Fine.");
   tap.check((await count(page, ".sidebar li")) === 2, "conversations survive a reload, and the one that was open is open");
@@ -319,6 +341,7 @@ await scene("conversations", async () => {
   await page.getByRole("button", { name: "Delete…" }).click();
   await page.getByRole("button", { name: "Delete", exact: true }).click();
   await page.getByRole("link", { name: "A better name" }).waitFor({ state: "detached" });
+  await kept(page, 1, "The other");
   await page.reload();
   await page.getByRole("link", { name: "The other" }).waitFor();
   tap.check((await count(page, ".sidebar li")) === 1, "and deleted");
