@@ -36,7 +36,8 @@
     X(MEMORY, "out of memory")                                                                     \
     X(IO, "input/output error")                                                                    \
     X(CANCELLED, "cancelled")                                                                      \
-    X(BUSY, "busy")
+    X(BUSY, "busy")                                                                                \
+    X(LOST, "connection lost")
 
 enum status {
 #define STATUS_ENUM(name, text) STATUS_##name,

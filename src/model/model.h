@@ -127,10 +127,33 @@ uint64_t model_kv_read_bytes(const struct model_desc *desc, uint64_t n_ctx,
  * values it sees, over all layers and heads. */
 uint64_t model_attention_products(const struct model_desc *desc, uint64_t n_ctx);
 
+/* ---- Placement ------------------------------------------------------------------------------- */
+
+#define MODEL_MAX_STAGES 64
+#define MODEL_MAX_SHARDS 32 /* of a stage */
+
+/* A stage has contiguous layers, and splits each over its shards: heads, FFN columns, experts. */
+struct model_stage {
+    uint32_t first_layer, end_layer;
+    uint32_t n_shards;
+    uint16_t shares[MODEL_MAX_SHARDS]; /* relative to each other; all 0: equal */
+};
+
+/* Where a model runs. Ranks count over the stages, and within each over its shards. The owner, who
+ * runs the steps and gets the logits, is shard 0 of the last stage. */
+struct model_placement {
+    uint32_t n_stages;
+    struct model_stage stages[MODEL_MAX_STAGES];
+};
+
+uint32_t model_placement_ranks(const struct model_placement *placement);
+uint32_t model_placement_owner(const struct model_placement *placement); /* its rank */
+
 /* ---- Running --------------------------------------------------------------------------------- */
 
 struct model;
 struct backend;
+struct comm;
 
 struct model_options {
     uint32_t n_ctx;              /* tokens of one sequence; 0: n_ctx_train, or less where memory
@@ -146,6 +169,9 @@ struct model_options {
                                     whoever computes with the model has the pool's turn */
     bool ignore_memory;          /* load even what will swap */
     struct backend *backend;     /* NULL: the CPU; else borrowed until model_close */
+
+    const struct model_placement *placement; /* NULL: the whole model, here; read by model_open */
+    struct comm *comm; /* of this rank (comm.h); borrowed until model_close; NULL: only rank */
 };
 
 /* Whether model_open would find memory with these options, and for what context; where it would
