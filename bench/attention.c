@@ -205,6 +205,7 @@ static double attend(struct bench *bench, uint32_t n)
                       .n = n,
                       .n_heads = shape->n_heads,
                       .n_kv_heads = shape->n_kv_heads,
+                      .group = shape->n_heads / shape->n_kv_heads,
                       .head_k = shape->head_k,
                       .head_v = shape->head_v,
                       .k_layout = keys_layout(bench),

@@ -96,11 +96,12 @@ struct op {
 
         /* y[i][s] = w[m] . x + bias[m] with m = ids[i][s], or s where ids is absent; x is x[i]
          * where x_shared, else x[i][s]. transposed: y[i][s] = x . w[m], so x has w.n_rows numbers.
-         */
+         * With ids, w holds those of n_all matrices from first_matrix on; others give zeros. */
         struct {
             struct device_matrix w;
             struct device_ref x, y, bias, ids; /* ids: int32[n][n_slots] */
             uint32_t n, n_slots;
+            uint32_t first_matrix, n_all;
             uint32_t x_stride; /* numbers between the x of two slots (or tokens, where shared) */
             uint32_t y_stride;
             bool x_shared, transposed;
@@ -133,6 +134,7 @@ struct op {
             struct device_ref sinks; /* float[n_heads]: a logit each that takes part in the sum */
             enum quant_format format;
             uint32_t n, n_heads, n_kv_heads, head_k, head_v;
+            uint32_t group, first_in_group;  /* head h reads KV head (h + first_in_group) / group */
             size_t k_row_bytes, v_row_bytes; /* of one head of a token */
             uint32_t window;
             enum kv_layout k_layout;

@@ -203,7 +203,7 @@ static struct quant_matrix cached_rows(const struct worker *worker, struct devic
                                        size_t row_bytes, size_t page, size_t n_cols)
 {
     const struct op *op = worker->job->op;
-    size_t head = worker->tile->head / (op->attention.n_heads / op->attention.n_kv_heads);
+    size_t head = (worker->tile->head + op->attention.first_in_group) / op->attention.group;
     return (struct quant_matrix){
         .format = op->attention.format,
         .data = (const unsigned char *)cpu_data(cache) +
@@ -476,26 +476,28 @@ static size_t add_tiles(struct job *job, struct tile *tiles, size_t token, size_
     const struct op *op = job->op;
     const int32_t *positions = cpu_data(op->attention.positions);
     const int32_t *visible = cpu_data(op->attention.visible);
-    size_t n_group = op->attention.n_heads / op->attention.n_kv_heads, n = 0;
+    size_t n_group = op->attention.group, n = 0;
     size_t first = first_visible(op, (size_t)positions[token]) / SPLIT_TOKENS;
     size_t end = (size_t)visible[token + n_tokens - 1];
     size_t n_splits = (end + SPLIT_TOKENS - 1) / SPLIT_TOKENS - first;
     job->max_splits = MAX(job->max_splits, n_splits);
-    for (size_t group = 0; group < op->attention.n_heads; group += n_group)
-        for (size_t h = 0; h < n_group; h += TILE_QUERIES)
-            tiles[n++] = (struct tile){.token = token,
-                                       .n_tokens = n_tokens,
-                                       .head = group + h,
-                                       .n_heads = MIN((size_t)TILE_QUERIES, n_group - h),
-                                       .first_split = first,
-                                       .n_splits = n_splits};
+    size_t n_heads = op->attention.n_heads, group_end = n_group - op->attention.first_in_group;
+    for (size_t head = 0; head < n_heads; group_end += n_group)
+        for (; head < MIN(group_end, n_heads); head += tiles[n++].n_heads)
+            tiles[n] =
+                (struct tile){.token = token,
+                              .n_tokens = n_tokens,
+                              .head = head,
+                              .n_heads = MIN((size_t)TILE_QUERIES, MIN(group_end, n_heads) - head),
+                              .first_split = first,
+                              .n_splits = n_splits};
     return n;
 }
 
 void cpu_attention(struct cpu *cpu, const struct op *op)
 {
     size_t n_threads = pool_threads(cpu->pool), n_tiles = 0;
-    size_t n_group = op->attention.n_heads / op->attention.n_kv_heads;
+    size_t n_group = op->attention.group;
     struct job job = {.op = op,
                       .wide_k = QUANT_WIDENED((size_t)op->attention.head_k),
                       .wide_v = QUANT_WIDENED((size_t)op->attention.head_v)};

@@ -153,10 +153,12 @@ void cpu_expect(struct cpu *cpu, const struct op *op)
 
 /* ---- A matrix per slot ---- */
 
-/* Pairs (token, slot) ordered by matrix: those of matrix m are order[begin[m]] to begin[m + 1]. */
+/* Pairs (token, slot) ordered by matrix: those of matrix m are order[begin[m]] to begin[m + 1]; at
+ * the end, from n_here on, those of matrices that are not here. */
 struct each_job {
     const struct op *op;
     const int32_t *order;
+    size_t n_here;
     const int32_t *begin;
     const int32_t *used;       /* matrices with at least one pair */
     size_t chunk_rows, chunks; /* chunks of rows in a matrix */
@@ -166,9 +168,12 @@ struct each_job {
     float *product; /* [pairs in order][n_rows] */
 };
 
+/* n_matrices where it is not here. */
 static size_t pair_matrix(const struct op *op, const int32_t *ids, size_t pair)
 {
-    return ids != NULL ? (size_t)ids[pair] : pair % op->each.n_slots;
+    if (ids == NULL)
+        return pair % op->each.n_slots;
+    return MIN((size_t)(uint32_t)ids[pair] - op->each.first_matrix, (size_t)op->each.w.n_matrices);
 }
 
 /* Counting sort; returns how many matrices are used. */
@@ -177,7 +182,7 @@ static size_t order_pairs(const struct op *op, int32_t *order, int32_t *begin, i
     const int32_t *ids = cpu_data(op->each.ids);
     size_t n_pairs = (size_t)op->each.n * op->each.n_slots;
     size_t n_matrices = op->each.w.n_matrices, n_used = 0;
-    memset(begin, 0, (n_matrices + 2) * sizeof *begin);
+    memset(begin, 0, (n_matrices + 3) * sizeof *begin);
     for (size_t p = 0; p < n_pairs; p++)
         begin[pair_matrix(op, ids, p) + 2]++;
     for (size_t m = 0; m < n_matrices; m++) {
@@ -225,8 +230,12 @@ static void each_scatter(void *context, unsigned thread, size_t begin, size_t en
     for (size_t i = begin; i < end; i++) {
         size_t pair = (size_t)job->order[i];
         const float *from = job->product + i * n_rows;
-        const float *b = bias != NULL ? bias + pair_matrix(op, ids, pair) * n_rows : NULL;
         float *to = y + pair * op->each.y_stride;
+        if (i >= job->n_here) {
+            memset(to, 0, n_rows * sizeof *to);
+            continue;
+        }
+        const float *b = bias != NULL ? bias + pair_matrix(op, ids, pair) * n_rows : NULL;
         for (size_t r = 0; r < n_rows; r++)
             to[r] = b != NULL ? from[r] + b[r] : from[r];
     }
@@ -280,17 +289,18 @@ void cpu_matmul_each(struct cpu *cpu, const struct op *op)
         return;
     }
     size_t n_inputs = op->each.x_shared ? op->each.n : n_pairs;
-    struct pack_job packed =
-        pack(cpu, w, n_pairs / w->n_matrices, cpu_data(op->each.x), op->each.x_stride, n_inputs);
+    struct pack_job packed = pack(cpu, w, n_pairs / MAX(op->each.n_all, w->n_matrices),
+                                  cpu_data(op->each.x), op->each.x_stride, n_inputs);
     unsigned char *gathered = cpu_scratch(cpu, &cpu->gathered, n_pairs * packed.packed_bytes);
     int32_t *order =
-        cpu_scratch(cpu, &cpu->order, (n_pairs + 2 * w->n_matrices + 2) * sizeof *order);
+        cpu_scratch(cpu, &cpu->order, (n_pairs + 2 * w->n_matrices + 3) * sizeof *order);
     job.product = cpu_scratch(cpu, &cpu->product, n_pairs * w->n_rows * sizeof *job.product);
     if (packed.packed == NULL || gathered == NULL || order == NULL || job.product == NULL)
         return;
-    int32_t *begin = order + n_pairs, *used = begin + w->n_matrices + 2;
+    int32_t *begin = order + n_pairs, *used = begin + w->n_matrices + 3;
     size_t n_used = order_pairs(op, order, begin, used);
-    for (size_t i = 0; i < n_pairs; i++)
+    job.n_here = (size_t)begin[w->n_matrices];
+    for (size_t i = 0; i < job.n_here; i++)
         memcpy(gathered + i * packed.packed_bytes,
                packed.packed + pair_input(op, (size_t)order[i]) * packed.packed_bytes,
                packed.packed_bytes);

@@ -10,8 +10,9 @@
 
 #include "base/base.h"
 
-/* What goes to and comes from one rank, the latter into memory that nothing else touches
- * meanwhile. Either size may be 0; the pointer then is not looked at. */
+/* What goes to and comes from one rank (several of a call may name the same one, in their order),
+ * the latter into memory that nothing else touches meanwhile. Either size may be 0; the pointer
+ * then is not looked at. */
 struct comm_transfer {
     uint32_t rank;
     const void *out;
@@ -19,6 +20,10 @@ struct comm_transfer {
     void *in;
     size_t in_bytes;
 };
+
+/* So many bytes may lie on the way to a rank that does not ask for them yet: whatever it does, an
+ * exchange that has no more to send than that does not wait for it. */
+#define COMM_EAGER_BYTES 65536
 
 struct comm {
     uint32_t rank, n_ranks;

@@ -1,7 +1,7 @@
 /* From metadata to struct model_desc. What architectures differ in stands in one table of facts;
  * where a file says otherwise (scales, windows, routing), the file wins. Sources: the models'
  * papers and published configurations, and the key names of the GGUF specification. */
-#include "model/model.h"
+#include "model/model_internal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -599,9 +599,8 @@ void model_desc_free(struct model_desc *desc)
     free(desc);
 }
 
-/* What one token keeps in a layer. */
-static uint64_t kv_row_bytes(const struct model_desc *desc, const struct model_layer_desc *layer,
-                             enum quant_format kv_format)
+uint64_t model_kv_row_bytes(const struct model_desc *desc, const struct model_layer_desc *layer,
+                            enum quant_format kv_format)
 {
     if (desc->mixer == MODEL_MIXER_MLA)
         return quant_row_bytes(kv_format, desc->mla_kv_rank + desc->rope_dims);
@@ -613,7 +612,7 @@ uint64_t model_kv_bytes(const struct model_desc *desc, uint64_t n_ctx, enum quan
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < desc->n_layers; i++)
-        bytes += kv_row_bytes(desc, &desc->layers[i], kv_format);
+        bytes += model_kv_row_bytes(desc, &desc->layers[i], kv_format);
     return bytes * n_ctx;
 }
 
@@ -630,8 +629,8 @@ uint64_t model_kv_read_bytes(const struct model_desc *desc, uint64_t n_ctx,
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < desc->n_layers; i++)
-        bytes +=
-            tokens_seen(&desc->layers[i], n_ctx) * kv_row_bytes(desc, &desc->layers[i], kv_format);
+        bytes += tokens_seen(&desc->layers[i], n_ctx) *
+                 model_kv_row_bytes(desc, &desc->layers[i], kv_format);
     return bytes;
 }
 

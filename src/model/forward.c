@@ -1,5 +1,9 @@
 /* The one forward pass, for every architecture. Each part asks the description or the presence of a
- * weight; none asks for an architecture's name. Shapes: n tokens in the step, x[n][n_embd]. */
+ * weight; none asks for an architecture's name. Shapes: n tokens in the step, x[n][n_embd].
+ *
+ * Where several ranks share a model, the description and the weights are those of this rank's
+ * slice, and the same pass runs on each. x is the same, to the last bit, on all shards of a stage:
+ * what each adds to it is summed over them first (sum_shards), twice a layer. */
 #include "model/model_internal.h"
 
 #include <stdlib.h>
@@ -11,7 +15,7 @@ struct weight_list {
 
 struct run {
     struct model *model;
-    const struct model_desc *desc;
+    const struct model_desc *desc; /* of this rank's slice */
     struct backend *backend;
     struct activations at;
     uint32_t n;
@@ -95,10 +99,41 @@ static void linears(const struct run *run, struct weight_list list, struct devic
     submit(run, op);
 }
 
+/* Columns of n rows, copied to where their strides are others. x_stride 0 repeats a row. */
+static void copy_columns(const struct run *run, struct device_ref x, uint32_t x_stride,
+                         struct device_ref y, uint32_t y_stride, uint32_t n, uint32_t n_cols)
+{
+    submit(run, (struct op){.kind = OP_GATHER,
+                            .gather = {.x = x,
+                                       .y = y,
+                                       .n = n,
+                                       .n_cols = n_cols,
+                                       .x_stride = x_stride,
+                                       .y_stride = y_stride}});
+}
+
+/* n rows of x with zeros beside them, where the weight's border blocks are a neighbour's too. */
+static struct device_ref padded(const struct run *run, const struct weight *weight,
+                                struct device_ref x, uint32_t n)
+{
+    uint32_t before = weight->pad_before, after = weight->pad_after;
+    uint32_t n_cols = weight->matrix.n_cols, n_own = n_cols - before - after;
+    struct device_ref y = run->at.padded, zeros = run->model->at.zeros;
+    if (before == 0 && after == 0)
+        return x;
+    copy_columns(run, x, n_own, at_number(y, before), n_cols, n, n_own);
+    if (before > 0)
+        copy_columns(run, zeros, 0, y, n_cols, n, before);
+    if (after > 0)
+        copy_columns(run, zeros, 0, at_number(y, before + n_own), n_cols, n, after);
+    return y;
+}
+
 static void linear(const struct run *run, const struct weight *weight, struct device_ref x,
                    struct device_ref y, uint32_t n)
 {
-    linears(run, (struct weight_list){{weight}}, x, (struct device_ref[]){y, {0}, {0}}, n);
+    linears(run, (struct weight_list){{weight}}, padded(run, weight, x, n),
+            (struct device_ref[]){y, {0}, {0}}, n);
 }
 
 /* What the product after the next one reads. */
@@ -213,6 +248,16 @@ static struct weight_list first_of_mixer(const struct layer *layer)
     return (struct weight_list){{&layer->q, &layer->k, &layer->v}};
 }
 
+/* This rank's heads of all, which are all_heads. */
+static struct device_ref own_heads(const struct run *run, struct device_ref x, uint32_t all_heads,
+                                   struct span own, struct device_ref y)
+{
+    uint32_t head = run->desc->head_k, n_cols = span_size(own) * head;
+    copy_columns(run, at_number(x, (size_t)own.begin * head), all_heads * head, y, n_cols, run->n,
+                 n_cols);
+    return y;
+}
+
 /* Over each head, or over all heads as one row. */
 static void normalise_heads(const struct run *run, const struct norm_weights *norm,
                             struct device_ref x, uint32_t n_heads)
@@ -247,34 +292,43 @@ static void mix_attention(const struct run *run, uint32_t index, struct device_r
     const struct model_layer_desc *facts = &desc->layers[index];
     const struct layer *layer = &run->model->layers[index];
     uint32_t head = desc->head_k, n_q = facts->n_heads * head, n_k = facts->n_kv_heads * head;
+    struct device_ref q = run->at.q, k = run->at.k;
     expect(run, (struct weight_list){{&layer->attn_output}});
-    linears(run, first_of_mixer(layer), x, (struct device_ref[]){run->at.q, run->at.k, run->at.v},
-            run->n);
-    normalise_heads(run, &layer->q_norm, run->at.q, facts->n_heads);
-    normalise_heads(run, &layer->k_norm, run->at.k, facts->n_kv_heads);
+    linears(run, first_of_mixer(layer), x, (struct device_ref[]){q, k, run->at.v}, run->n);
+    const struct layer_slice *slice = &run->model->slice.layers[index];
+    const struct model_layer_desc *normed =
+        slice->whole_qk ? &run->model->desc->layers[index] : facts;
+    normalise_heads(run, &layer->q_norm, q, normed->n_heads);
+    normalise_heads(run, &layer->k_norm, k, normed->n_kv_heads);
+    if (slice->whole_qk) {
+        q = own_heads(run, q, normed->n_heads, slice->heads, run->at.q_own);
+        k = own_heads(run, k, normed->n_kv_heads, slice->kv_heads, run->at.k_own);
+    }
     if (facts->rope) {
-        rotate(run, layer, run->at.q, facts->n_heads, head, n_q);
-        rotate(run, layer, run->at.k, facts->n_kv_heads, head, n_k);
+        rotate(run, layer, q, facts->n_heads, head, n_q);
+        rotate(run, layer, k, facts->n_kv_heads, head, n_k);
         if (desc->qk_norm_after_rope) {
             const struct norm_weights plain = {0};
-            normalise(run, &plain, run->at.q, run->at.q, run->n * facts->n_heads, head, head);
-            normalise(run, &plain, run->at.k, run->at.k, run->n * facts->n_kv_heads, head, head);
+            normalise(run, &plain, q, q, run->n * facts->n_heads, head, head);
+            normalise(run, &plain, k, k, run->n * facts->n_kv_heads, head, head);
         }
     } else if (desc->temperature_ctx > 0) {
-        scale_rows(run, run->at.q, run->n, n_q, run->at.temperatures, false);
+        scale_rows(run, q, run->n, n_q, run->at.temperatures, false);
     }
     bool codes = quant_info(run->model->kv_format)->block_len > 1;
     enum kv_layout k_layout = codes ? KV_CODE_KEYS : KV_TURNED;
-    store(run, run->at.k, facts->n_kv_heads, head, layer->k_cache, k_layout);
+    store(run, k, facts->n_kv_heads, head, layer->k_cache, k_layout);
     store(run, run->at.v, facts->n_kv_heads, desc->head_v, layer->v_cache,
           codes ? KV_CODE_VALUES : KV_ROWS);
     attention(run, index,
-              (struct op){.attention = {.q = run->at.q,
+              (struct op){.attention = {.q = q,
                                         .k = {layer->k_cache, 0},
                                         .v = {layer->v_cache, 0},
                                         .y = run->at.heads,
                                         .sinks = layer->sinks.data,
                                         .n_kv_heads = facts->n_kv_heads,
+                                        .group = layer->group,
+                                        .first_in_group = layer->first_in_group,
                                         .head_k = desc->head_k,
                                         .head_v = desc->head_v,
                                         .k_layout = k_layout,
@@ -325,13 +379,8 @@ static void mix_mla(const struct run *run, uint32_t index, struct device_ref x, 
 
     per_head(run, &layer->k_b, run->at.q, desc->head_k, run->at.q_mla, latent, n_heads,
              layer->mla_k_transposed);
-    submit(run, (struct op){.kind = OP_GATHER,
-                            .gather = {.x = at_number(run->at.q, nope),
-                                       .y = at_number(run->at.q_mla, rank),
-                                       .n = run->n * n_heads,
-                                       .n_cols = rope,
-                                       .x_stride = desc->head_k,
-                                       .y_stride = latent}});
+    copy_columns(run, at_number(run->at.q, nope), desc->head_k, at_number(run->at.q_mla, rank),
+                 latent, run->n * n_heads, rope);
     store(run, run->at.k, 1, latent, layer->k_cache, KV_ROWS);
     attention(run, index,
               (struct op){.attention = {.q = run->at.q_mla,
@@ -339,6 +388,7 @@ static void mix_mla(const struct run *run, uint32_t index, struct device_ref x, 
                                         .v = {layer->k_cache, 0},
                                         .y = run->at.values,
                                         .n_kv_heads = 1,
+                                        .group = n_heads,
                                         .head_k = latent,
                                         .head_v = rank,
                                         .k_row_bytes = layer->k_row_bytes,
@@ -355,7 +405,7 @@ static void ffn_gated(const struct run *run, const struct weight *gate, const st
                       const struct weight *down, struct device_ref x, struct device_ref y)
 {
     bool gated = weight_present(gate);
-    uint32_t n_ff = down->matrix.n_cols;
+    uint32_t n_ff = up->matrix.n_rows;
     expect(run, (struct weight_list){{down}});
     linears(run, (struct weight_list){{gate, up}}, x,
             (struct device_ref[]){run->at.gate, run->at.up, {0}}, run->n);
@@ -372,10 +422,11 @@ static void ffn_gated(const struct run *run, const struct weight *gate, const st
     linear(run, down, run->at.gate, y, run->n);
 }
 
-static void experts(const struct run *run, const struct weight *weight, struct device_ref x,
-                    struct device_ref y, bool x_shared)
+static void experts(const struct run *run, const struct layer *layer, const struct weight *weight,
+                    struct device_ref x, struct device_ref y, bool x_shared)
 {
     uint32_t n_used = run->desc->n_experts_used;
+    x = padded(run, weight, x, x_shared ? run->n : run->n * n_used);
     observe(run, weight, x, run->n * n_used, run->at.expert_ids, x_shared ? n_used : 1);
     submit(run, (struct op){.kind = OP_MATMUL_EACH,
                             .each = {.w = weight->matrix,
@@ -385,6 +436,8 @@ static void experts(const struct run *run, const struct weight *weight, struct d
                                      .ids = run->at.expert_ids,
                                      .n = run->n,
                                      .n_slots = n_used,
+                                     .first_matrix = layer->first_expert,
+                                     .n_all = run->desc->n_experts,
                                      .x_stride = weight->matrix.n_cols,
                                      .y_stride = weight->matrix.n_rows,
                                      .x_shared = x_shared}});
@@ -396,7 +449,7 @@ static void ffn_experts(const struct run *run, const struct layer *layer, struct
                         struct device_ref y)
 {
     const struct model_desc *desc = run->desc;
-    uint32_t n_slots = run->n * desc->n_experts_used, n_ff = desc->n_expert_ff;
+    uint32_t n_slots = run->n * desc->n_experts_used, n_ff = layer->up_experts.matrix.n_rows;
     linear(run, &layer->router, x, run->at.router, run->n);
     submit(run, (struct op){.kind = OP_ROUTE,
                             .route = {.logits = run->at.router,
@@ -411,8 +464,8 @@ static void ffn_experts(const struct run *run, const struct layer *layer, struct
                                       .n_groups_used = desc->n_expert_groups_used,
                                       .scale = desc->routing_scale,
                                       .normalise = desc->routing_norm}});
-    experts(run, &layer->gate_experts, x, run->at.gate, true);
-    experts(run, &layer->up_experts, x, run->at.up, true);
+    experts(run, layer, &layer->gate_experts, x, run->at.gate, true);
+    experts(run, layer, &layer->up_experts, x, run->at.up, true);
     if (desc->routing_before_ffn) {
         scale_rows(run, run->at.gate, n_slots, n_ff, run->at.expert_weights, false);
         scale_rows(run, run->at.up, n_slots, n_ff, run->at.expert_weights, false);
@@ -426,7 +479,7 @@ static void ffn_experts(const struct run *run, const struct layer *layer, struct
                                      .n_cols = n_ff,
                                      .gate_stride = n_ff,
                                      .up_stride = n_ff}});
-    experts(run, &layer->down_experts, run->at.gate, run->at.expert_out, false);
+    experts(run, layer, &layer->down_experts, run->at.gate, run->at.expert_out, false);
     submit(run,
            (struct op){.kind = OP_COMBINE,
                        .combine = {.x = run->at.expert_out,
@@ -476,6 +529,15 @@ static void mix(const struct run *run, uint32_t index, struct device_ref x, stru
     }
 }
 
+/* Replaces what this shard has computed of out, with last as the last weight, by the sum over
+ * all. */
+static void sum_shards(const struct run *run, const struct weight *last, struct device_ref out)
+{
+    bool rounded = quant_info(last->matrix.format)->block_len > 1;
+    if (run->model->slice.n_shards > 1)
+        exchange_sum(run->model, out, run->n, rounded);
+}
+
 /* x += residual_scale * f(x), with the norms where the model has them. */
 static void layer_forward(const struct run *run, uint32_t index)
 {
@@ -485,17 +547,20 @@ static void layer_forward(const struct run *run, uint32_t index)
     struct device_ref in = normalised(run, &layer->attn_norm, x, h);
     mix(run, index, in, out);
     if (desc->parallel) {
-        add(run, x, out, desc->residual_scale);
-        ffn(run, index, in, out);
+        ffn(run, index, in, run->at.joint);
+        add(run, out, run->at.joint, 1.0f);
+        sum_shards(run, &layer->attn_output, out);
         add(run, x, out, desc->residual_scale);
         return;
     }
+    sum_shards(run, &layer->attn_output, out);
     if (!desc->post_norm)
         normalised(run, &layer->attn_post_norm, out, out);
     add(run, x, out, desc->residual_scale);
     if (desc->post_norm)
         normalised(run, &layer->attn_post_norm, x, x);
     ffn(run, index, normalised(run, &layer->ffn_norm, x, h), out);
+    sum_shards(run, desc->layers[index].moe ? &layer->down_experts : &layer->down, out);
     if (!desc->post_norm)
         normalised(run, &layer->ffn_post_norm, out, out);
     add(run, x, out, desc->residual_scale);
@@ -527,7 +592,8 @@ static void embed_tokens(const struct run *run)
     normalised(run, &model->embedding_norm, run->at.x, run->at.x);
 }
 
-/* Logits of the wanted rows, some at a time: a vocabulary is far wider than a hidden row. */
+/* Logits of the wanted rows, some at a time: a vocabulary is far wider than a hidden row. Each
+ * shard of the last stage computes those of its rows of the vocabulary. */
 static enum status logits(const struct run *run, const struct step_plan *plan)
 {
     enum status status = STATUS_OK;
@@ -545,32 +611,61 @@ static enum status logits(const struct run *run, const struct step_plan *plan)
                                            .y_stride = desc->n_embd}});
         struct device_ref h = normalised(&part, &run->model->output_norm, run->at.h, run->at.h);
         linear(run, &run->model->output, h, run->at.logits, part.n);
-        size_t count = (size_t)part.n * desc->n_vocab;
-        scale(run, run->at.logits, count, desc->logit_scale, desc->logit_softcap);
-        enum status part_status =
-            run->backend->download(run->backend, plan->logits + (size_t)first * desc->n_vocab,
-                                   run->at.logits, count * sizeof(float));
+        scale(run, run->at.logits, (size_t)part.n * run->model->output.matrix.n_rows,
+              desc->logit_scale, desc->logit_softcap);
+        float *to = plan->logits != NULL ? plan->logits + (size_t)first * desc->n_vocab : NULL;
+        enum status part_status = exchange_logits(run->model, part.n, to);
         if (status == STATUS_OK)
             status = part_status;
     }
     return status;
 }
 
+/* Some of the step's tokens through this rank's stage. */
+static void stage_forward(struct model *model, uint32_t first, uint32_t n)
+{
+    const struct slice *slice = &model->slice;
+    struct run run = {
+        .model = model, .desc = model->part, .backend = model->backend, .at = model->at, .n = n};
+    struct device_ref *columns[] = {&run.at.ids,     &run.at.positions,   &run.at.slots,
+                                    &run.at.visible, &run.at.table_begin, &run.at.temperatures};
+    for (size_t i = 0; i < ARRAY_COUNT(columns); i++)
+        *columns[i] = at_number(*columns[i], first);
+    run.at.x = at_number(run.at.x, (size_t)first * model->desc->n_embd);
+    if (slice->embeds)
+        embed_tokens(&run);
+    exchange_begin_stage(model, run.at.x, n);
+    uint32_t end = slice->layer_range.end;
+    for (uint32_t i = slice->layer_range.begin; i < end && !model->exchange.lost; i++) {
+        bool last = i + 1 == end;
+        if (!last)
+            run.after_layer = first_of_mixer(&model->layers[i + 1]);
+        else if (slice->last)
+            run.after_layer = (struct weight_list){{&model->output}};
+        layer_forward(&run, i);
+    }
+    exchange_end_stage(model, run.at.x, n);
+}
+
 enum status model_forward(struct model *model, const struct step_plan *plan)
 {
     struct run run = {.model = model,
-                      .desc = model->desc,
+                      .desc = model->part,
                       .backend = model->backend,
                       .at = model->at,
                       .n = plan->n};
     model->observed_status = STATUS_OK;
-    embed_tokens(&run);
-    for (uint32_t i = 0; i < model->desc->n_layers; i++) {
-        bool last = i + 1 == model->desc->n_layers;
-        run.after_layer =
-            last ? (struct weight_list){{&model->output}} : first_of_mixer(&model->layers[i + 1]);
-        layer_forward(&run, i);
+    uint32_t n_pieces = MAX(plan->n / model->micro, 1);
+    for (uint32_t i = 0; i < n_pieces && !model->exchange.lost; i++) {
+        uint32_t first = plan->n * i / n_pieces, next = plan->n * (i + 1) / n_pieces;
+        stage_forward(model, first, next - first);
     }
-    enum status status = plan->n_wanted > 0 ? logits(&run, plan) : run.backend->sync(run.backend);
+    enum status status = STATUS_OK;
+    if (model->slice.last && plan->n_wanted > 0 && !model->exchange.lost)
+        status = logits(&run, plan);
+    else
+        status = run.backend->sync(run.backend);
+    if (model->exchange.lost)
+        return STATUS_LOST;
     return status != STATUS_OK ? status : model->observed_status;
 }

@@ -1,6 +1,6 @@
 /* From named tensors to weights on a backend. Shapes are checked against the description, and a
  * tensor that nothing would use is refused rather than ignored, because the numbers would be
- * wrong. */
+ * wrong. Of each tensor this rank's slice is taken, as it lies in the file. */
 #include "model/model_internal.h"
 
 #include <stdio.h>
@@ -9,7 +9,8 @@
 
 struct loader {
     struct model *model;
-    const struct model_desc *desc;
+    const struct model_desc *desc; /* of the whole model */
+    const struct slice *slice;
     bool *used; /* per tensor */
     struct error *error;
     enum status status;
@@ -70,12 +71,22 @@ static struct device_ref place(struct loader *loader, const float *data, size_t 
     return ref;
 }
 
+/* Part number i of what the slice needs of a tensor. */
+static struct weights_tensor part_of(struct loader *loader, const struct weights_tensor *tensor,
+                                     const struct slice_cut *cut, uint32_t i)
+{
+    struct weights_tensor part = *tensor;
+    if (cut->n > 0 && !weights_part(tensor, cut->dim, cut->spans[i], &part))
+        fail(loader, STATUS_INVALID, tensor->name, "does not have the part that is needed here");
+    return part;
+}
+
 static struct vector vector_of(struct loader *loader, const struct weights_tensor *tensor)
 {
     struct vector vector = {.n_cols = (uint32_t)tensor->shape[0],
                             .n_rows = (uint32_t)tensor->shape[1]};
     size_t count = (size_t)tensor->shape[0] * tensor->shape[1];
-    if (tensor->format == QUANT_F32) {
+    if (tensor->format == QUANT_F32 && tensor->size_bytes == count * sizeof(float)) {
         vector.data = map(loader, tensor->data, tensor->size_bytes);
         return vector;
     }
@@ -85,23 +96,21 @@ static struct vector vector_of(struct loader *loader, const struct weights_tenso
         return vector;
     }
     for (uint32_t r = 0; r < vector.n_rows; r++)
-        quant_decode(tensor->format,
-                     (const char *)tensor->data +
-                         r * quant_row_bytes(tensor->format, vector.n_cols),
+        quant_decode(tensor->format, (const char *)tensor->data + r * tensor->row_bytes,
                      decoded + (size_t)r * vector.n_cols, vector.n_cols);
     vector.data = place(loader, decoded, count);
     free(decoded);
     return vector;
 }
 
-/* The vector of that name, of n_cols numbers (0: any), in at most max_rows rows; empty where the
+/* The tensor of that name, of n_cols numbers (0: any), in at most max_rows rows; NULL where the
  * model has none. */
-static struct vector find_vector(struct loader *loader, const char *name, uint64_t n_cols,
-                                 uint64_t max_rows)
+static const struct weights_tensor *find_rows(struct loader *loader, const char *name,
+                                              uint64_t n_cols, uint64_t max_rows)
 {
     const struct weights_tensor *tensor = loader->status == STATUS_OK ? find(loader, name) : NULL;
     if (tensor == NULL)
-        return (struct vector){0};
+        return NULL;
     if ((n_cols > 0 && tensor->shape[0] != n_cols) || tensor->shape[1] > max_rows ||
         tensor->shape[2] != 1 || tensor->shape[3] != 1) {
         char what[160], of[40] = "";
@@ -111,9 +120,34 @@ static struct vector find_vector(struct loader *loader, const char *name, uint64
                  (unsigned long long)tensor->shape[0], (unsigned long long)tensor->shape[1], of,
                  (unsigned long long)max_rows);
         fail(loader, STATUS_INVALID, name, what);
-        return (struct vector){0};
+        return NULL;
     }
-    return vector_of(loader, tensor);
+    return tensor;
+}
+
+/* As find_rows: this rank's slice of it, the parts of a fused one apart. Empty where there is none,
+ * or none is needed here. */
+static void find_vectors(struct loader *loader, const char *name, uint64_t n_cols,
+                         uint64_t max_rows, uint32_t n_parts, struct vector *out)
+{
+    const struct weights_tensor *tensor = find_rows(loader, name, n_cols, max_rows);
+    memset(out, 0, n_parts * sizeof *out);
+    if (tensor == NULL)
+        return;
+    struct slice_cut cut = slice_cut(loader->slice, tensor);
+    for (uint32_t i = 0; i < n_parts && cut.needed && loader->status == STATUS_OK; i++) {
+        struct weights_tensor part = part_of(loader, tensor, &cut, i);
+        if (loader->status == STATUS_OK)
+            out[i] = vector_of(loader, &part);
+    }
+}
+
+static struct vector find_vector(struct loader *loader, const char *name, uint64_t n_cols,
+                                 uint64_t max_rows)
+{
+    struct vector vector;
+    find_vectors(loader, name, n_cols, max_rows, 1, &vector);
+    return vector;
 }
 
 static struct norm_weights find_norm(struct loader *loader, const char *prefix, uint64_t n_cols,
@@ -136,16 +170,15 @@ struct shape {
 
 static struct device_matrix matrix_of(struct loader *loader, const struct weights_tensor *tensor)
 {
-    struct device_matrix matrix = {
+    return (struct device_matrix){
         .data = map(loader, tensor->data, tensor->size_bytes),
         .format = tensor->format,
-        .row_bytes = quant_row_bytes(tensor->format, tensor->shape[0]),
+        .row_bytes = tensor->row_bytes,
+        .matrix_bytes = tensor->matrix_bytes,
         .n_cols = (uint32_t)tensor->shape[0],
         .n_rows = (uint32_t)tensor->shape[1],
         .n_matrices = (uint32_t)tensor->shape[2],
     };
-    matrix.matrix_bytes = matrix.row_bytes * matrix.n_rows;
-    return matrix;
 }
 
 static void check_shape(struct loader *loader, const struct weights_tensor *tensor,
@@ -163,22 +196,40 @@ static void check_shape(struct loader *loader, const struct weights_tensor *tens
     fail(loader, STATUS_INVALID, tensor->name, what);
 }
 
-/* PREFIX.weight of that shape with PREFIX.bias where there is one; empty where there is none. */
-static struct weight find_weight(struct loader *loader, const char *prefix, struct shape shape)
+/* PREFIX.weight of that shape with PREFIX.bias where there is one: this rank's slice, the parts of
+ * a fused one apart. Empty where there is none, or none is needed here. */
+static void find_weights(struct loader *loader, const char *prefix, struct shape shape,
+                         uint32_t n_parts, struct weight *out)
 {
     char name[96];
-    struct weight weight = {0};
+    struct vector biases[OP_MATMUL_PARTS];
+    memset(out, 0, n_parts * sizeof *out);
     snprintf(name, sizeof name, "%s.weight", prefix);
     const struct weights_tensor *tensor = loader->status == STATUS_OK ? find(loader, name) : NULL;
     if (tensor == NULL)
-        return weight;
+        return;
     check_shape(loader, tensor, shape);
     if (loader->status != STATUS_OK)
-        return weight;
-    weight.name = tensor->name;
-    weight.matrix = matrix_of(loader, tensor);
+        return;
+    struct slice_cut cut = slice_cut(loader->slice, tensor);
     snprintf(name, sizeof name, "%s.bias", prefix);
-    weight.bias = find_vector(loader, name, shape.n_rows, shape.n_matrices).data;
+    find_vectors(loader, name, shape.n_rows, shape.n_matrices, n_parts, biases);
+    for (uint32_t i = 0; i < n_parts && cut.needed && loader->status == STATUS_OK; i++) {
+        struct weights_tensor part = part_of(loader, tensor, &cut, i);
+        if (loader->status != STATUS_OK)
+            return;
+        out[i] = (struct weight){.matrix = matrix_of(loader, &part),
+                                 .bias = biases[i].data,
+                                 .name = i == 0 ? tensor->name : NULL,
+                                 .pad_before = cut.pad_before,
+                                 .pad_after = cut.pad_after};
+    }
+}
+
+static struct weight find_weight(struct loader *loader, const char *prefix, struct shape shape)
+{
+    struct weight weight;
+    find_weights(loader, prefix, shape, 1, &weight);
     return weight;
 }
 
@@ -188,16 +239,13 @@ static void require(struct loader *loader, const struct weight *weight, const ch
         fail(loader, STATUS_INVALID, name, "is missing; convert or fetch the model again");
 }
 
-/* Rows [begin, begin + n_rows) of a fused tensor. */
+/* Rows [begin, begin + n_rows) of each matrix. */
 static struct weight rows_of(const struct weight *fused, size_t begin, size_t n_rows)
 {
     struct weight part = *fused;
-    part.name = begin == 0 ? fused->name : NULL;
+    part.name = NULL;
     part.matrix.data.offset += begin * fused->matrix.row_bytes;
     part.matrix.n_rows = (uint32_t)n_rows;
-    part.matrix.matrix_bytes = n_rows * fused->matrix.row_bytes;
-    if (part.bias.buffer != NULL)
-        part.bias.offset += begin * sizeof(float);
     return part;
 }
 
@@ -263,13 +311,15 @@ static void load_norms(struct layer_loader *at)
         layer->ffn_post_norm = after_ffn;
 }
 
+/* n_own of the heads are here. */
 static struct norm_weights head_norm(struct layer_loader *at, const char *suffix, uint32_t n_heads,
-                                     uint32_t head)
+                                     uint32_t n_own)
 {
+    uint32_t head = at->loader->desc->head_k;
     struct norm_weights norm = layer_norm(at, suffix, 0, n_heads);
     uint32_t n_cols = norm.weight.n_cols, n_rows = norm.weight.n_rows;
     bool whole = n_cols == n_heads * head && n_rows == 1;
-    bool each = n_cols == head && (n_rows == 1 || n_rows == n_heads);
+    bool each = n_cols == head && (n_rows == 1 || n_rows == n_own);
     if (norm_present(&norm) && !whole && !each)
         fail(at->loader, STATUS_INVALID, in_layer(at, suffix),
              "fits neither one head nor all of them");
@@ -284,21 +334,29 @@ static void load_attention(struct layer_loader *at)
     uint64_t n_q = (uint64_t)at->desc->n_heads * desc->head_k;
     uint64_t n_k = (uint64_t)at->desc->n_kv_heads * desc->head_k;
     uint64_t n_v = (uint64_t)at->desc->n_kv_heads * desc->head_v;
-    struct weight fused = layer_weight(at, "attn_qkv", n_embd, n_q + n_k + n_v, 1);
-    if (weight_present(&fused)) {
-        layer->q = rows_of(&fused, 0, n_q);
-        layer->k = rows_of(&fused, n_q, n_k);
-        layer->v = rows_of(&fused, n_q + n_k, n_v);
+    const struct layer_slice *slice = &at->loader->slice->layers[at->index];
+    struct weight fused[3];
+    find_weights(at->loader, in_layer(at, "attn_qkv"), (struct shape){n_embd, n_q + n_k + n_v, 1},
+                 3, fused);
+    if (weight_present(fused)) {
+        layer->q = fused[0];
+        layer->k = fused[1];
+        layer->v = fused[2];
     } else {
         layer->q = layer_required(at, "attn_q", n_embd, n_q, 1);
         layer->k = layer_required(at, "attn_k", n_embd, n_k, 1);
         layer->v = layer_required(at, "attn_v", n_embd, n_v, 1);
     }
-    layer->q_norm = head_norm(at, "attn_q_norm", at->desc->n_heads, desc->head_k);
-    layer->k_norm = head_norm(at, "attn_k_norm", at->desc->n_kv_heads, desc->head_k);
+    bool whole = slice->whole_qk;
+    layer->q_norm = head_norm(at, "attn_q_norm", at->desc->n_heads,
+                              whole ? at->desc->n_heads : span_size(slice->heads));
+    layer->k_norm = head_norm(at, "attn_k_norm", at->desc->n_kv_heads,
+                              whole ? at->desc->n_kv_heads : span_size(slice->kv_heads));
     layer->sinks = find_vector(at->loader, in_layer(at, "attn_sinks.weight"), at->desc->n_heads, 1);
     layer->attn_output =
         layer_required(at, "attn_output", (uint64_t)at->desc->n_heads * desc->head_v, n_embd, 1);
+    layer->group = at->desc->n_heads / at->desc->n_kv_heads;
+    layer->first_in_group = slice->heads.begin - slice->kv_heads.begin * layer->group;
 }
 
 static void load_mla(struct layer_loader *at)
@@ -319,12 +377,10 @@ static void load_mla(struct layer_loader *at)
     struct weight kv_b = layer_weight(at, "attn_kv_b", rank, n_heads * (nope + desc->head_v), 1);
     if (weight_present(&kv_b)) {
         /* Rows of a head: [nope] for keys, [head_v] for values. */
-        kv_b.matrix.n_matrices = (uint32_t)n_heads;
+        kv_b.matrix.n_matrices = span_size(at->loader->slice->layers[at->index].heads);
+        kv_b.matrix.matrix_bytes = (nope + desc->head_v) * kv_b.matrix.row_bytes;
         layer->k_b = rows_of(&kv_b, 0, nope);
         layer->v_b = rows_of(&kv_b, nope, desc->head_v);
-        layer->k_b.name = NULL;
-        layer->k_b.matrix.matrix_bytes = layer->v_b.matrix.matrix_bytes =
-            (nope + desc->head_v) * kv_b.matrix.row_bytes;
         layer->mla_k_transposed = true;
     } else {
         layer->k_b = layer_required(at, "attn_k_b", nope, rank, n_heads);
@@ -341,9 +397,11 @@ static void load_dense_ffn(struct layer_loader *at)
         weights_find(at->loader->model->weights, in_layer(at, "ffn_up.weight"));
     layer->gate = layer_weight(at, "ffn_gate", n_embd, n_ff, 1);
     if (!weight_present(&layer->gate) && up != NULL && up->shape[1] == 2 * n_ff) {
-        struct weight fused = layer_weight(at, "ffn_up", n_embd, 2 * n_ff, 1);
-        layer->gate = rows_of(&fused, 0, n_ff);
-        layer->up = rows_of(&fused, n_ff, n_ff);
+        struct weight fused[2];
+        find_weights(at->loader, in_layer(at, "ffn_up"), (struct shape){n_embd, 2 * n_ff, 1}, 2,
+                     fused);
+        layer->gate = fused[0];
+        layer->up = fused[1];
     } else {
         layer->up = layer_required(at, "ffn_up", n_embd, n_ff, 1);
     }
@@ -360,6 +418,7 @@ static void load_moe(struct layer_loader *at)
     layer->gate_experts = layer_required(at, "ffn_gate_exps", n_embd, n_ff, n_experts);
     layer->up_experts = layer_required(at, "ffn_up_exps", n_embd, n_ff, n_experts);
     layer->down_experts = layer_required(at, "ffn_down_exps", n_ff, n_embd, n_experts);
+    layer->first_expert = at->loader->slice->layers[at->index].experts.begin;
     n_ff = desc->n_shared_ff;
     if (n_ff == 0)
         return;
@@ -432,7 +491,8 @@ static const float *rope_factors(struct loader *loader)
 static void load_ropes(struct loader *loader)
 {
     const float *factors = rope_factors(loader);
-    for (uint32_t i = 0; i < loader->desc->n_layers && loader->desc->rope_dims > 0; i++)
+    struct span range = loader->slice->layer_range;
+    for (uint32_t i = range.begin; i < range.end && loader->desc->rope_dims > 0; i++)
         if (loader->desc->layers[i].rope && loader->status == STATUS_OK)
             loader->model->layers[i].rope_table =
                 find_rope_table(loader, &loader->desc->layers[i], factors);
@@ -445,11 +505,16 @@ static void load_ends(struct loader *loader)
     struct model *model = loader->model;
     const struct model_desc *desc = loader->desc;
     uint64_t n_embd = desc->n_embd, n_vocab = desc->n_vocab;
+    const struct slice *slice = loader->slice;
     model->token_embd = find_weight(loader, "token_embd", (struct shape){n_embd, n_vocab, 1});
-    require(loader, &model->token_embd, "token_embd.weight");
+    if (slice->embeds)
+        require(loader, &model->token_embd, "token_embd.weight");
     model->output = find_weight(loader, "output", (struct shape){n_embd, n_vocab, 1});
-    if (!weight_present(&model->output))
-        model->output = model->token_embd; /* tied */
+    if (slice->tied && slice->last) {
+        model->output = model->token_embd;
+        if (slice->embeds && slice->n_shards > 1 && weight_present(&model->output))
+            model->output = rows_of(&model->output, slice->vocab.begin, span_size(slice->vocab));
+    }
     model->output_norm = find_norm(loader, "output_norm", n_embd, 1);
     model->embedding_norm = find_norm(loader, "token_embd_norm", n_embd, 1);
 
@@ -473,22 +538,15 @@ static void load_ends(struct loader *loader)
             find_weight(loader, "cls.output", (struct shape){n_embd, labels->shape[1], 1});
 }
 
-/* Tensors of parts that a plain forward pass does not have: further-token prediction and what old
- * converters left behind. */
-static bool may_be_ignored(const struct loader *loader, const char *name)
-{
-    unsigned layer;
-    if (sscanf(name, "blk.%u.", &layer) == 1 && layer >= loader->desc->n_layers)
-        return true;
-    return strstr(name, ".nextn.") != NULL || strstr(name, "rotary_emb.inv_freq") != NULL ||
-           strstr(name, "attn_rot_embd") != NULL;
-}
-
 static void check_all_used(struct loader *loader)
 {
+    struct span range = loader->slice->layer_range;
     for (size_t i = 0; i < weights_tensor_count(loader->model->weights); i++) {
         const char *name = weights_tensor_at(loader->model->weights, i)->name;
-        if (!loader->used[i] && !may_be_ignored(loader, name))
+        unsigned layer;
+        bool elsewhere =
+            sscanf(name, "blk.%u.", &layer) == 1 && (layer < range.begin || layer >= range.end);
+        if (!loader->used[i] && !elsewhere && !slice_ignores(loader->desc, name))
             fail(loader, STATUS_UNSUPPORTED, name,
                  "has no place in this architecture; leaving it out would give wrong numbers");
     }
@@ -496,7 +554,8 @@ static void check_all_used(struct loader *loader)
 
 enum status model_load(struct model *model, struct error *error)
 {
-    struct loader loader = {.model = model, .desc = model->desc, .error = error};
+    struct loader loader = {
+        .model = model, .desc = model->desc, .slice = &model->slice, .error = error};
     loader.used = calloc(weights_tensor_count(model->weights) + 1, sizeof *loader.used);
     model->layers = calloc(model->desc->n_layers, sizeof *model->layers);
     if (loader.used == NULL || model->layers == NULL) {
@@ -504,7 +563,8 @@ enum status model_load(struct model *model, struct error *error)
         return error_memory(error, model->desc->n_layers * sizeof *model->layers);
     }
     load_ends(&loader);
-    for (uint32_t i = 0; i < model->desc->n_layers && loader.status == STATUS_OK; i++)
+    struct span range = model->slice.layer_range;
+    for (uint32_t i = range.begin; i < range.end && loader.status == STATUS_OK; i++)
         load_layer(&loader, i);
     load_ropes(&loader);
     if (loader.status == STATUS_OK)

@@ -1,7 +1,6 @@
-/* Opening a model (memory first, then weights), sequences and their pages, and steps. */
+/* Opening a model: memory first, then weights; with several ranks, each its slice. */
 #include "model/model_internal.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,40 +20,71 @@ static struct device_ref region(struct layout *layout, size_t count)
     return ref;
 }
 
+/* Numbers of a token, the most of all layers. */
 struct widths {
-    size_t q, k, v, heads, ff, slots;
+    size_t q, k, v, q_own, k_own, heads, ff, slots, padded;
 };
 
-static struct widths widths_of(const struct model_desc *desc)
+/* Columns that a weight of n_own columns takes where its border blocks are shared. */
+static size_t padded_width(const struct model *model, uint32_t index, const char *suffix,
+                           size_t n_own)
 {
-    struct widths widths = {.slots = MAX(desc->n_experts_used, 1)};
+    char name[96];
+    snprintf(name, sizeof name, "blk.%u.%s.weight", index, suffix);
+    const struct weights_tensor *tensor = weights_find(model->weights, name);
+    if (tensor == NULL)
+        return 0;
+    struct slice_cut cut = slice_cut(&model->slice, tensor);
+    return cut.pad_before + cut.pad_after > 0 ? cut.pad_before + n_own + cut.pad_after : 0;
+}
+
+static void widen(struct widths *widths, const struct model *model, uint32_t index)
+{
+    const struct model_desc *desc = model->desc;
+    const struct layer_slice *slice = &model->slice.layers[index];
+    const struct model_layer_desc *whole = &desc->layers[index], *own = &model->part->layers[index];
+    const struct model_layer_desc *qk = slice->whole_qk ? whole : own;
     bool mla = desc->mixer == MODEL_MIXER_MLA;
-    for (uint32_t i = 0; i < desc->n_layers; i++) {
-        const struct model_layer_desc *layer = &desc->layers[i];
-        size_t k = (size_t)layer->n_kv_heads * desc->head_k;
-        widths.q = MAX(widths.q, (size_t)layer->n_heads * desc->head_k);
-        widths.k = MAX(widths.k, mla ? desc->mla_kv_rank + desc->rope_dims : k);
-        widths.v = MAX(widths.v, mla ? 0 : (size_t)layer->n_kv_heads * desc->head_v);
-        widths.heads = MAX(widths.heads, (size_t)layer->n_heads);
-        widths.ff = MAX(widths.ff, layer->n_ff);
+    size_t expert_ff = span_size(slice->expert_ff), shared_ff = span_size(slice->shared_ff);
+    widths->q = MAX(widths->q, (size_t)qk->n_heads * desc->head_k);
+    widths->k = MAX(widths->k, mla ? (size_t)desc->mla_kv_rank + desc->rope_dims
+                                   : (size_t)qk->n_kv_heads * desc->head_k);
+    widths->v = MAX(widths->v, mla ? 0 : (size_t)own->n_kv_heads * desc->head_v);
+    if (slice->whole_qk) {
+        widths->q_own = MAX(widths->q_own, (size_t)own->n_heads * desc->head_k);
+        widths->k_own = MAX(widths->k_own, (size_t)own->n_kv_heads * desc->head_k);
     }
-    widths.ff = MAX(widths.ff, MAX((size_t)desc->n_expert_ff * widths.slots, desc->n_shared_ff));
+    widths->heads = MAX(widths->heads, (size_t)own->n_heads);
+    widths->ff = MAX(widths->ff, MAX(own->n_ff, MAX(expert_ff * widths->slots, shared_ff)));
+    if (model->slice.n_shards == 1)
+        return;
+    const size_t padded[] = {
+        padded_width(model, index, "attn_output", (size_t)own->n_heads * desc->head_v),
+        padded_width(model, index, "ffn_down", own->n_ff),
+        padded_width(model, index, "ffn_down_shexp", shared_ff),
+        padded_width(model, index, "ffn_down_exps", expert_ff) * widths->slots,
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(padded); i++)
+        widths->padded = MAX(widths->padded, padded[i]);
+}
+
+static struct widths widths_of(const struct model *model)
+{
+    struct widths widths = {.slots = MAX(model->desc->n_experts_used, 1)};
+    struct span range = model->slice.layer_range;
+    for (uint32_t i = range.begin; i < range.end; i++)
+        widen(&widths, model, i);
     return widths;
 }
 
-/* Entries of all page tables of a step: texts that share pages have each a table of its own. */
-static size_t table_limit(const struct model *model)
-{
-    return (size_t)model_pages_for(model->n_ctx) * (model->desc->causal ? model->batch : 1) +
-           model->batch;
-}
+#define MAX_BLOCK 256 /* numbers; zeros for the padding of a row */
 
 static size_t lay_out(const struct model *model, struct device_buffer *buffer,
                       struct activations *at)
 {
     const struct model_desc *desc = model->desc;
     struct layout layout = {buffer, 0};
-    struct widths widths = widths_of(desc);
+    struct widths widths = widths_of(model);
     size_t n = model->batch, embd = desc->n_embd;
     size_t latent = (size_t)desc->mla_kv_rank + desc->rope_dims;
     bool mla = desc->mixer == MODEL_MIXER_MLA;
@@ -64,19 +94,24 @@ static size_t lay_out(const struct model *model, struct device_buffer *buffer,
     at->visible = region(&layout, n);
     at->table_begin = region(&layout, n);
     at->wanted = region(&layout, n);
-    at->zeros = region(&layout, n);
-    at->tables = region(&layout, table_limit(model));
+    at->zeros = region(&layout, MAX(n, MAX_BLOCK));
+    at->tables = region(&layout, steps_tables(model));
     at->temperatures = region(&layout, n);
     at->x = region(&layout, n * embd);
     at->h = region(&layout, MAX(n, MODEL_LOGITS_ROWS) * embd);
     at->out = region(&layout, n * embd);
-    at->logits = region(&layout, (size_t)MODEL_LOGITS_ROWS * desc->n_vocab);
+    at->logits = region(
+        &layout, model->slice.last ? (size_t)MODEL_LOGITS_ROWS * span_size(model->slice.vocab) : 0);
+    at->padded = region(&layout, n * widths.padded);
+    at->joint = region(&layout, desc->parallel ? n * embd : 0);
 
     /* A layer's attention and its feed-forward part follow each other, and share their memory. */
     struct layout mixer = layout;
     at->q = region(&mixer, n * widths.q);
     at->k = region(&mixer, n * widths.k);
     at->v = region(&mixer, n * widths.v);
+    at->q_own = region(&mixer, n * widths.q_own);
+    at->k_own = region(&mixer, n * widths.k_own);
     at->q_low = region(&mixer, n * desc->mla_q_rank);
     at->q_mla = region(&mixer, mla ? n * widths.heads * latent : 0);
     at->values = region(&mixer, mla ? n * widths.heads * desc->mla_kv_rank : 0);
@@ -101,15 +136,11 @@ static enum status open_activations(struct model *model, struct error *error)
     if (status != STATUS_OK)
         return status;
     lay_out(model, buffer, &model->at);
-    int32_t *zeros = calloc(model->batch, sizeof *zeros);
-    size_t n_ints = (size_t)model->batch * 6 + table_limit(model);
-    model->step_ints = calloc(n_ints, sizeof *model->step_ints);
-    model->step_floats = calloc(model->batch, sizeof *model->step_floats);
-    if (zeros == NULL || model->step_ints == NULL || model->step_floats == NULL) {
-        free(zeros);
-        return error_memory(error, n_ints * sizeof *model->step_ints);
-    }
-    backend->upload(backend, model->at.zeros, zeros, model->batch * sizeof *zeros);
+    size_t n_zeros = MAX(model->batch, MAX_BLOCK);
+    int32_t *zeros = calloc(n_zeros, sizeof *zeros);
+    if (zeros == NULL)
+        return error_memory(error, n_zeros * sizeof *zeros);
+    backend->upload(backend, model->at.zeros, zeros, n_zeros * sizeof *zeros);
     free(zeros);
     return STATUS_OK;
 }
@@ -118,11 +149,12 @@ static enum status open_activations(struct model *model, struct error *error)
 
 static enum status open_cache(struct model *model, struct error *error)
 {
-    const struct model_desc *desc = model->desc;
+    const struct model_desc *desc = model->part;
+    struct span range = model->slice.layer_range;
     struct backend *backend = model->backend;
     size_t n_rows = (size_t)model->n_pages * MODEL_KV_PAGE_TOKENS;
     bool mla = desc->mixer == MODEL_MIXER_MLA;
-    for (uint32_t i = 0; i < desc->n_layers; i++) {
+    for (uint32_t i = range.begin; i < range.end; i++) {
         struct layer *layer = &model->layers[i];
         size_t n_kv = desc->layers[i].n_kv_heads;
         size_t head_k = mla ? desc->mla_kv_rank + desc->rope_dims : desc->head_k;
@@ -163,9 +195,9 @@ enum status model_check_kv_format(const struct model_desc *desc, enum quant_form
  * are brought together by expert, and one product. */
 static uint64_t scratch_bytes(const struct model *model)
 {
-    struct widths widths = widths_of(model->desc);
+    struct widths widths = widths_of(model);
     uint64_t numbers = widths.ff + widths.q + widths.slots * model->desc->n_embd;
-    return 3 * sizeof(float) * numbers * model->batch;
+    return 3 * sizeof(float) * numbers * model->batch + exchange_bytes(model);
 }
 
 static void set_batch(struct model *model, uint32_t batch)
@@ -187,18 +219,27 @@ static void set_context(struct model *model, uint64_t n_ctx)
      * that takes as long as multiplying with some 150 inputs. */
     bool panels = quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
     uint64_t limit = panels ? MODEL_BATCH_PANELS : MODEL_BATCH_MOST;
-    uint64_t allowed = MAX(weights_size_bytes(model->weights) / 40, MODEL_BATCH_BYTES);
+    uint64_t allowed = MAX(model->weight_bytes / 40, MODEL_BATCH_BYTES);
     uint64_t token_bytes = (model->activation_bytes + scratch_bytes(model)) / model->batch;
     uint64_t batch = allowed / token_bytes / 32 * 32;
     if (batch > MODEL_BATCH)
         set_batch(model, (uint32_t)MIN(batch, limit));
 }
 
+/* Of a page of the cache, in all layers of the slice. */
+static uint64_t page_bytes(const struct model *model)
+{
+    uint64_t bytes = 0;
+    struct span range = model->slice.layer_range;
+    for (uint32_t i = range.begin; i < range.end; i++)
+        bytes += model_kv_row_bytes(model->part, &model->part->layers[i], model->kv_format);
+    return bytes * MODEL_KV_PAGE_TOKENS;
+}
+
 static uint64_t total_bytes(const struct model *model)
 {
-    uint64_t n_ctx = (uint64_t)model->n_pages * MODEL_KV_PAGE_TOKENS;
-    return weights_size_bytes(model->weights) + model->activation_bytes + scratch_bytes(model) +
-           model_kv_bytes(model->desc, n_ctx, model->kv_format);
+    return model->weight_bytes + model->activation_bytes + scratch_bytes(model) +
+           model->n_pages * page_bytes(model);
 }
 
 /* The largest context, in whole pages, with which the model takes at most limit bytes; 0: none. */
@@ -228,7 +269,7 @@ static uint64_t memory_allowed(const struct model_options *options)
 static void widen_cache(struct model *model, const struct model_options *options)
 {
     uint64_t allowed = memory_allowed(options) / 4 * 3, used = total_bytes(model);
-    uint64_t page = model_kv_bytes(model->desc, MODEL_KV_PAGE_TOKENS, model->kv_format);
+    uint64_t page = page_bytes(model);
     uint64_t wanted = MIN(options->n_cache, MODEL_MAX_CTX) / MODEL_KV_PAGE_TOKENS;
     uint64_t more = used < allowed && page > 0 ? (allowed - used) / page : 0;
     if (wanted > model->n_pages)
@@ -296,11 +337,29 @@ static enum status choose_context(struct model *model, const struct model_option
     return fit_context(model, options, n_ctx, error);
 }
 
-/* ---- Opening ---- */
+/* ---- Opening ----------------------------------------------------------------------------- */
 
-/* Facts and memory, before anything is taken. */
+/* The facts as this rank's slice has them. */
+static enum status describe_part(struct model *model, struct error *error)
+{
+    model->part = malloc(sizeof *model->part);
+    if (model->part == NULL)
+        return error_memory(error, sizeof *model->part);
+    *model->part = *model->desc;
+    struct span range = model->slice.layer_range;
+    for (uint32_t i = range.begin; i < range.end; i++) {
+        const struct layer_slice *slice = &model->slice.layers[i];
+        struct model_layer_desc *layer = &model->part->layers[i];
+        layer->n_heads = span_size(slice->heads);
+        layer->n_kv_heads = span_size(slice->kv_heads);
+        layer->n_ff = span_size(slice->ff);
+    }
+    return STATUS_OK;
+}
+
+/* The model and this rank's slice of it. */
 static enum status prepare(struct model *model, const struct weights *weights,
-                           const struct model_options *options, struct error *error)
+                           const struct model_options *options, uint32_t rank, struct error *error)
 {
     model->weights = weights;
     model->backend = options->backend;
@@ -309,20 +368,79 @@ static enum status prepare(struct model *model, const struct weights *weights,
     if (status == STATUS_OK)
         status = model_describe(&model->desc, model->weights, error);
     if (status == STATUS_OK)
-        status = model_check_kv_format(model->desc, model->kv_format, error);
+        status = slice_open(&model->slice, model->desc, options->placement, rank, weights, error);
+    if (status == STATUS_OK)
+        status = describe_part(model, error);
+    if (status == STATUS_OK)
+        model->weight_bytes = model->slice.n_ranks == 1
+                                  ? weights_size_bytes(weights)
+                                  : slice_weight_bytes(&model->slice, weights);
+    return status;
+}
+
+/* What the owner decides, before anything is taken. */
+static enum status choose(struct model *model, const struct model_options *options,
+                          struct error *error)
+{
+    enum status status = model_check_kv_format(model->desc, model->kv_format, error);
     if (status == STATUS_OK)
         status = choose_context(model, options, error);
+    if (status == STATUS_OK)
+        widen_cache(model, options);
+    /* Several pieces of a step go through a pipeline at once; small ones read weights in vain. */
+    model->micro = model->batch;
+    if (model->slice.n_stages > 1)
+        model->micro = MIN(model->batch, MAX(MODEL_LEAST_PIECE, model->batch / 4));
     return status;
+}
+
+static void forget(struct model *model)
+{
+    slice_close(&model->slice);
+    model_desc_free(model->part);
+    model_desc_free(model->desc);
+}
+
+static uint32_t rank_of(const struct model_options *options)
+{
+    if (options->comm != NULL)
+        return options->comm->rank;
+    return options->placement != NULL && options->placement->n_stages > 0
+               ? model_placement_owner(options->placement)
+               : 0;
 }
 
 enum status model_plan(const struct weights *weights, const struct model_options *options,
                        uint32_t *n_ctx, struct error *error)
 {
     struct model model = {0};
-    enum status status = prepare(&model, weights, options, error);
+    enum status status = prepare(&model, weights, options, rank_of(options), error);
+    if (status == STATUS_OK)
+        status = choose(&model, options, error);
     if (status == STATUS_OK)
         *n_ctx = model.n_ctx;
-    model_desc_free(model.desc);
+    forget(&model);
+    return status;
+}
+
+enum status model_rank_memory(const struct weights *weights, const struct model_options *options,
+                              uint32_t rank, struct model_memory *memory, struct error *error)
+{
+    struct model model = {0};
+    enum status status = prepare(&model, weights, options, rank, error);
+    if (status == STATUS_OK) {
+        struct model_options all = *options;
+        all.ignore_memory = true;
+        all.memory_bytes = UINT64_MAX;
+        status = choose(&model, &all, error);
+    }
+    if (status == STATUS_OK)
+        *memory = (struct model_memory){
+            .weights_bytes = model.weight_bytes,
+            .kv_bytes = model.n_pages * page_bytes(&model),
+            .work_bytes = model.activation_bytes + scratch_bytes(&model),
+        };
+    forget(&model);
     return status;
 }
 
@@ -337,13 +455,12 @@ static enum status open_backend(struct model *model, const struct model_options 
     return status;
 }
 
-static enum status open_parts(struct model *model, const struct weights *weights,
-                              const struct model_options *options, struct error *error)
+/* Everything whose size is known now. */
+static enum status open_parts(struct model *model, const struct model_options *options,
+                              struct error *error)
 {
-    enum status status = prepare(model, weights, options, error);
-    if (status == STATUS_OK)
-        widen_cache(model, options);
-    if (status == STATUS_OK && model->backend == NULL)
+    enum status status = STATUS_OK;
+    if (model->backend == NULL)
         status = open_backend(model, options, error);
     if (status == STATUS_OK)
         status = model_load(model, error);
@@ -351,7 +468,70 @@ static enum status open_parts(struct model *model, const struct weights *weights
         status = open_cache(model, error);
     if (status == STATUS_OK)
         status = open_activations(model, error);
+    if (status == STATUS_OK)
+        status = exchange_open(model, error);
+    if (status == STATUS_OK)
+        status = steps_open(model, error);
     return status;
+}
+
+/* The owner's sizes, and whether there is memory for them here. */
+static enum status take_terms(struct model *model, const struct model_options *options,
+                              struct error *error)
+{
+    enum status status = ranks_take_terms(model, error);
+    if (status != STATUS_OK)
+        return status;
+    set_batch(model, model->batch);
+    uint64_t available = memory_allowed(options), needed = total_bytes(model);
+    if (needed <= available || options->ignore_memory)
+        return STATUS_OK;
+    char a[32], b[32];
+    return error_set(error, STATUS_MEMORY, "its part of the model needs %s and %s are free",
+                     size_text(a, (double)needed), size_text(b, (double)available));
+}
+
+static enum status check_comm(const struct model *model, const struct comm *comm,
+                              struct error *error)
+{
+    uint32_t n = comm != NULL ? comm->n_ranks : 1;
+    if (n != model->slice.n_ranks)
+        return error_set(error, STATUS_INVALID, "%u ranks for a placement that has %u", n,
+                         model->slice.n_ranks);
+    return STATUS_OK;
+}
+
+static enum status open_ranks(struct model *model, const struct model_options *options,
+                              enum status status, struct error *error)
+{
+    bool owner = model->slice.rank == model->slice.owner;
+    if (owner)
+        status = ranks_send_terms(model, status, error);
+    else
+        status = take_terms(model, options, error);
+    model->followed = owner && status == STATUS_OK;
+    bool agreed = status != STATUS_LOST && !(owner && status != STATUS_OK);
+    if (status == STATUS_OK)
+        status = open_parts(model, options, error);
+    return agreed ? ranks_report(model, status, error) : status;
+}
+
+static enum status open_model(struct model *model, const struct weights *weights,
+                              const struct model_options *options, struct error *error)
+{
+    enum status status = prepare(model, weights, options, rank_of(options), error);
+    if (status == STATUS_OK)
+        status = check_comm(model, options->comm, error);
+    if (status != STATUS_OK)
+        return status;
+    bool alone = model->slice.n_ranks == 1;
+    if (!alone)
+        model->exchange.comm = options->comm;
+    if (alone || model->slice.rank == model->slice.owner)
+        status = choose(model, options, error);
+    if (!alone)
+        return open_ranks(model, options, status, error);
+    return status == STATUS_OK ? open_parts(model, options, error) : status;
 }
 
 enum status model_open(struct model **out, const struct weights *weights,
@@ -361,7 +541,8 @@ enum status model_open(struct model **out, const struct weights *weights,
     struct model *model = calloc(1, sizeof *model);
     if (model == NULL)
         return error_memory(error, sizeof *model);
-    enum status status = open_parts(model, weights, options, error);
+    struct error local = {0};
+    enum status status = open_model(model, weights, options, error != NULL ? error : &local);
     if (status != STATUS_OK) {
         model_close(model);
         return status;
@@ -374,6 +555,8 @@ void model_close(struct model *model)
 {
     if (model == NULL)
         return;
+    steps_close(model);
+    exchange_close(model);
     for (size_t i = 0; i < model->n_buffers; i++)
         model->backend->free(model->backend, model->buffers[i]);
     if (model->owns_backend)
@@ -382,10 +565,8 @@ void model_close(struct model *model)
     free(model->layers);
     free(model->free_pages);
     free(model->page_holders);
-    free(model->step_ints);
-    free(model->step_floats);
     free(model->observed);
-    model_desc_free(model->desc);
+    forget(model);
     free(model);
 }
 
@@ -429,134 +610,13 @@ size_t model_batch_limit(const struct model *model)
     return model->batch;
 }
 
+uint32_t model_n_stages(const struct model *model)
+{
+    return model->slice.n_stages;
+}
+
 void model_observe(struct model *model, model_observer *observer, void *context)
 {
     model->observer = observer;
     model->observer_context = context;
-}
-
-/* ---- Steps ---- */
-
-static enum status check_step(const struct model *model, const struct step_segment *segments,
-                              size_t n_segments, struct error *error)
-{
-    size_t n_tokens = 0, n_pages = 0;
-    for (size_t s = 0; s < n_segments; s++) {
-        const struct step_segment *segment = &segments[s];
-        uint64_t end = (uint64_t)segment->sequence->length + segment->n_tokens;
-        if (end > model->n_ctx)
-            return error_set(error, STATUS_LIMIT,
-                             "%llu tokens do not fit in the context of %u; open the model with a "
-                             "larger --ctx",
-                             (unsigned long long)end, model->n_ctx);
-        if (!model->desc->causal && segment->sequence->length > 0)
-            return error_set(error, STATUS_INVALID,
-                             "a model that is not causal takes each text in one step");
-        for (size_t i = 0; i < segment->n_tokens; i++)
-            if (segment->tokens[i] < 0 || (uint32_t)segment->tokens[i] >= model->desc->n_vocab)
-                return error_set(error, STATUS_INVALID,
-                                 "token id %d is outside the vocabulary of %u", segment->tokens[i],
-                                 model->desc->n_vocab);
-        n_tokens += segment->n_tokens;
-        n_pages += sequence_pages_needed(segment->sequence, segment->n_tokens);
-    }
-    if (n_tokens > model->batch)
-        return error_set(error, STATUS_LIMIT, "a step of %zu tokens; at most %u can run at once",
-                         n_tokens, model->batch);
-    if (n_pages > model->n_free_pages)
-        return error_set(error, STATUS_LIMIT, "the KV cache of %u tokens is full",
-                         model->n_pages * MODEL_KV_PAGE_TOKENS);
-    return STATUS_OK;
-}
-
-/* Host-side columns of a step, one number a token; tables are the segments' pages in a row. */
-struct columns {
-    int32_t *ids, *positions, *slots, *visible, *table_begin, *wanted, *tables;
-    uint32_t n, n_wanted, n_tables;
-};
-
-static void fill_segment(struct columns *columns, const struct step_segment *segment, bool causal)
-{
-    const struct sequence *sequence = segment->sequence;
-    uint32_t end = sequence->length + (uint32_t)segment->n_tokens;
-    for (uint32_t i = 0; i < segment->n_tokens; i++) {
-        uint32_t position = sequence->length + i, row = columns->n;
-        uint32_t page = sequence->pages[position / MODEL_KV_PAGE_TOKENS];
-        columns->ids[row] = segment->tokens[i];
-        columns->positions[row] = (int32_t)position;
-        columns->slots[row] =
-            (int32_t)(page * MODEL_KV_PAGE_TOKENS + position % MODEL_KV_PAGE_TOKENS);
-        columns->visible[row] = (int32_t)(causal ? position + 1 : end);
-        columns->table_begin[row] = (int32_t)columns->n_tables;
-        if (segment->n_tokens - i <= segment->n_logits)
-            columns->wanted[columns->n_wanted++] = (int32_t)row;
-        columns->n++;
-    }
-    for (uint32_t p = 0; p < sequence->n_pages; p++)
-        columns->tables[columns->n_tables++] = (int32_t)sequence->pages[p];
-}
-
-static void upload_columns(struct model *model, const struct columns *columns)
-{
-    struct backend *backend = model->backend;
-    const struct {
-        struct device_ref to;
-        const int32_t *from;
-        uint32_t count;
-    } parts[] = {
-        {model->at.ids, columns->ids, columns->n},
-        {model->at.positions, columns->positions, columns->n},
-        {model->at.slots, columns->slots, columns->n},
-        {model->at.visible, columns->visible, columns->n},
-        {model->at.table_begin, columns->table_begin, columns->n},
-        {model->at.wanted, columns->wanted, columns->n_wanted},
-        {model->at.tables, columns->tables, columns->n_tables},
-    };
-    for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
-        if (parts[i].count > 0)
-            backend->upload(backend, parts[i].to, parts[i].from, parts[i].count * sizeof(int32_t));
-    uint32_t context = model->desc->temperature_ctx;
-    if (context == 0)
-        return;
-    for (uint32_t i = 0; i < columns->n; i++)
-        model->step_floats[i] =
-            1.0f + model->desc->temperature_scale *
-                       logf(floorf((float)(columns->positions[i] + 1) / (float)context) + 1.0f);
-    backend->upload(backend, model->at.temperatures, model->step_floats,
-                    columns->n * sizeof(float));
-}
-
-enum status model_step(struct model *model, const struct step_segment *segments, size_t n_segments,
-                       float *logits, struct error *error)
-{
-    enum status status = check_step(model, segments, n_segments, error);
-    if (status != STATUS_OK)
-        return status;
-    size_t n = model->batch;
-    int32_t *ints = model->step_ints;
-    struct columns columns = {.ids = ints,
-                              .positions = ints + n,
-                              .slots = ints + 2 * n,
-                              .visible = ints + 3 * n,
-                              .table_begin = ints + 4 * n,
-                              .wanted = ints + 5 * n,
-                              .tables = ints + 6 * n};
-    for (size_t s = 0; s < n_segments; s++) {
-        sequence_take_pages(segments[s].sequence, segments[s].n_tokens);
-        fill_segment(&columns, &segments[s], model->desc->causal);
-    }
-    if (columns.n == 0)
-        return STATUS_OK;
-    upload_columns(model, &columns);
-    struct step_plan plan = {.n = columns.n, .n_wanted = columns.n_wanted, .logits = logits};
-    status = model_forward(model, &plan);
-    if (status != STATUS_OK) {
-        for (size_t s = 0; s < n_segments; s++) /* the pages that were taken go back */
-            sequence_truncate(segments[s].sequence, segments[s].sequence->length);
-        return error_set(error, status, "out of memory while computing a step of %u tokens",
-                         columns.n);
-    }
-    for (size_t s = 0; s < n_segments; s++)
-        segments[s].sequence->length += (uint32_t)segments[s].n_tokens;
-    return STATUS_OK;
 }

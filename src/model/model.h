@@ -179,7 +179,17 @@ struct model_options {
 enum status model_plan(const struct weights *weights, const struct model_options *options,
                        uint32_t *n_ctx, struct error *error);
 
-/* weights stay borrowed until model_close. Fails as model_plan does where memory is short. */
+/* What a rank of options.placement takes, with n_ctx, n_cache and kv_format as in options; nothing
+ * is built for it. weights_bytes is also about the size of its slice file. */
+struct model_memory {
+    uint64_t weights_bytes, kv_bytes, work_bytes;
+};
+enum status model_rank_memory(const struct weights *weights, const struct model_options *options,
+                              uint32_t rank, struct model_memory *memory, struct error *error);
+
+/* weights stay borrowed until model_close. Fails as model_plan does where memory is short. With a
+ * comm all ranks open at the same time; n_ctx, n_cache and kv_format are the owner's on all of
+ * them, and where one cannot open, the owner fails with its sentence. */
 enum status model_open(struct model **out, const struct weights *weights,
                        const struct model_options *options, struct error *error);
 void model_close(struct model *model);
@@ -192,6 +202,7 @@ struct pool *model_pool(const struct model *model); /* idle between steps; NULL:
 uint64_t model_memory_bytes(const struct model *model); /* weights + KV + activations */
 enum quant_format model_kv_format(const struct model *model);
 size_t model_batch_limit(const struct model *model); /* tokens one step may have */
+uint32_t model_n_stages(const struct model *model);
 
 /* The state of one text: its KV pages (later also snapshots of recurrent layers). */
 struct sequence;
@@ -232,9 +243,29 @@ struct step_segment {
 
 /* One forward pass over all segments together, each of another sequence; at most model_batch_limit
  * tokens. logits takes [sum of n_logits][n_vocab], in order. On failure (a token id out of range,
- * the context full, memory out) no sequence has changed. */
+ * the context full, memory out) no sequence has changed. STATUS_LOST: a rank of the placement is
+ * gone; the model is of no use any more but to be closed. Of a placement only the owner calls
+ * it. */
 enum status model_step(struct model *model, const struct step_segment *segments, size_t n_segments,
                        float *logits, struct error *error);
+
+/* The same in two: a step is under way from begin to end, and its segments count for what its
+ * sequences hold from begin on; logits are there after end. Steps end in the order in which they
+ * began, and sequences may be truncated and closed meanwhile. Where the model is a pipeline of
+ * stages, several steps under way keep all of them busy; else begin does next to nothing. begin
+ * answers STATUS_BUSY where model_steps_most are under way. When a step fails, those that began
+ * after it fail too, and no sequence has what they added. */
+enum status model_step_begin(struct model *model, const struct step_segment *segments,
+                             size_t n_segments, float *logits, struct error *error);
+enum status model_step_end(struct model *model, struct error *error);
+#define MODEL_MAX_STEPS 8
+uint32_t model_steps_most(const struct model *model); /* 1, or for a pipeline MODEL_MAX_STEPS */
+uint32_t model_steps_under_way(const struct model *model);
+
+/* On a rank that is not the owner: computes its slice of the owner's steps until the owner closes
+ * its model. STATUS_LOST where another rank is gone, or the comm was told to give up. Whatever
+ * fails on one rank, its comm is then to be closed, so that the others learn of it. */
+enum status model_follow(struct model *model, struct error *error);
 
 /* For embedding models: the pooled vector of tokens. out takes n_embd numbers, L2-normalised when
  * normalise; one score when the pooling is RANK. pooling other than NONE overrides the file's. */

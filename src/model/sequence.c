@@ -52,7 +52,7 @@ static uint32_t take_page(struct model *model)
     return page;
 }
 
-/* Copies the whole page, whatever the order of the bytes in it. */
+/* Whatever the order of the bytes in the page. */
 static void copy_cache(struct model *model, struct device_buffer *cache, size_t row_bytes,
                        uint32_t from, uint32_t to)
 {
@@ -70,12 +70,13 @@ static void copy_cache(struct model *model, struct device_buffer *cache, size_t 
     model->backend->run(model->backend, &op);
 }
 
-static void copy_page(struct model *model, uint32_t from, uint32_t to)
+void model_copy_page(struct model *model, struct page_copy copy)
 {
-    for (uint32_t i = 0; i < model->desc->n_layers; i++) {
+    struct span range = model->slice.layer_range;
+    for (uint32_t i = range.begin; i < range.end; i++) {
         const struct layer *layer = &model->layers[i];
-        copy_cache(model, layer->k_cache, layer->k_row_bytes, from, to);
-        copy_cache(model, layer->v_cache, layer->v_row_bytes, from, to);
+        copy_cache(model, layer->k_cache, layer->k_row_bytes, copy.from, copy.to);
+        copy_cache(model, layer->v_cache, layer->v_row_bytes, copy.from, copy.to);
     }
 }
 
@@ -101,6 +102,7 @@ void sequence_close(struct sequence *sequence)
     if (sequence == NULL)
         return;
     sequence_truncate(sequence, 0);
+    steps_forget(sequence->model, sequence);
     free(sequence->pages);
     free(sequence);
 }
@@ -149,13 +151,13 @@ uint32_t sequence_pages_needed(const struct sequence *sequence, size_t n_tokens)
     return pages + (n_tokens > 0 && shares_end(sequence));
 }
 
-void sequence_take_pages(struct sequence *sequence, size_t n_tokens)
+void sequence_take_pages(struct sequence *sequence, size_t n_tokens, struct step *step)
 {
     struct model *model = sequence->model;
     uint32_t n_pages = model_pages_for((uint64_t)sequence->length + n_tokens);
     if (n_tokens > 0 && shares_end(sequence)) {
         uint32_t *last = &sequence->pages[sequence->n_pages - 1], copy = take_page(model);
-        copy_page(model, *last, copy);
+        step->copies[step->n_copies++] = (struct page_copy){*last, copy};
         model_page_release(model, *last);
         *last = copy;
     }

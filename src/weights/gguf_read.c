@@ -281,6 +281,10 @@ static enum status measure_tensor(struct reader *r, struct weights_tensor *tenso
     for (uint32_t d = 1; d < WEIGHTS_MAX_DIMS && fits; d++)
         fits = tensor->shape[d] <= SIZE_MAX && size_mul(bytes, (size_t)tensor->shape[d], &bytes);
     tensor->size_bytes = bytes;
+    if (fits) {
+        tensor->row_bytes = quant_row_bytes(tensor->format, (size_t)tensor->shape[0]);
+        tensor->matrix_bytes = tensor->row_bytes * (size_t)tensor->shape[1];
+    }
     if (!fits || bytes > r->part->size)
         return error_set(r->error, STATUS_INVALID,
                          "%s: tensor " GGUF_NAME_SHOWN " of shape %" PRIu64 " x %" PRIu64

@@ -330,3 +330,22 @@ struct quant_matrix weights_matrix(const struct weights_tensor *tensor)
         .n_cols = (size_t)tensor->shape[0],
     };
 }
+
+bool weights_part(const struct weights_tensor *tensor, uint32_t dim, struct weights_span span,
+                  struct weights_tensor *part)
+{
+    uint32_t block = quant_info(tensor->format)->block_len;
+    if (dim > 2 || span.begin >= span.end || span.end > tensor->shape[dim] ||
+        (dim == 0 && (span.begin % block != 0 || span.end % block != 0)))
+        return false;
+    size_t offset = dim == 0   ? quant_row_bytes(tensor->format, (size_t)span.begin)
+                    : dim == 1 ? (size_t)span.begin * tensor->row_bytes
+                               : (size_t)span.begin * tensor->matrix_bytes;
+    *part = *tensor;
+    part->shape[dim] = span.end - span.begin;
+    part->data = (const char *)tensor->data + offset;
+    part->size_bytes = (part->shape[3] * part->shape[2] - 1) * tensor->matrix_bytes +
+                       (part->shape[1] - 1) * tensor->row_bytes +
+                       quant_row_bytes(tensor->format, (size_t)part->shape[0]);
+    return true;
+}

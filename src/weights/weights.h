@@ -15,6 +15,11 @@
 
 struct weights;
 
+/* Numbers [begin, end) along one dimension. */
+struct weights_span {
+    uint64_t begin, end;
+};
+
 struct weights_tensor {
     const char *name; /* zero-terminated */
     enum quant_format format;
@@ -22,7 +27,8 @@ struct weights_tensor {
     /* shape[0] is the fastest (columns), shape[1] rows, shape[2] matrices; absent ones are 1. */
     uint64_t shape[WEIGHTS_MAX_DIMS];
     const void *data;
-    uint64_t size_bytes;
+    uint64_t size_bytes;            /* from the first to the last byte of data */
+    size_t row_bytes, matrix_bytes; /* from one row, one matrix of data to the next */
 };
 
 /* Opens PATH, and for a split file (NAME-00001-of-00003.gguf) all its parts, whichever is named. */
@@ -40,6 +46,12 @@ const struct weights_tensor *weights_find(const struct weights *weights, const c
 
 /* The tensor as one matrix of shape[0] columns, all else flattened to rows; borrows its data. */
 struct quant_matrix weights_matrix(const struct weights_tensor *tensor);
+
+/* *part is [span.begin, span.end) of the tensor along dimension dim (0 to 2; columns in whole
+ * blocks of the format), borrowed as it lies, with the tensor's strides. False where the tensor has
+ * no such part. */
+bool weights_part(const struct weights_tensor *tensor, uint32_t dim, struct weights_span span,
+                  struct weights_tensor *part);
 
 /* Starts to bring the pages in ahead of use; never waits. */
 void weights_prefetch(const struct weights *weights);

@@ -221,6 +221,7 @@ static void attend(const struct setup *s, const int32_t *positions, size_t n, fl
                                                      .n = (uint32_t)n,
                                                      .n_heads = shape->n_heads,
                                                      .n_kv_heads = shape->n_kv_heads,
+                                                     .group = shape->n_heads / shape->n_kv_heads,
                                                      .head_k = shape->head_k,
                                                      .head_v = shape->head_v,
                                                      .k_row_bytes = s->k_row,
