@@ -108,7 +108,7 @@ static void check_model(const char *name, const char *text, bool on_fake)
     char path[REFERENCE_PATH_BYTES];
     struct error error = {0};
     struct weights *weights;
-    struct model_desc *desc;
+    struct model_desc *desc = NULL;
     struct fake_ranks ranks;
     reference_path(path, "arch/%s.gguf", name);
     if (weights_open(&weights, path, &error) != STATUS_OK ||
