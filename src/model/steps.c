@@ -3,7 +3,8 @@
  * The owner sends each step to all other ranks, who compute the same step over their slices
  * (model_follow). A step is under way from the moment it is sent; the owner, who is in the last
  * stage, computes its own part when the step ends, so that earlier stages are meanwhile at the
- * steps that follow. All ranks go through all steps in the same order.
+ * steps that follow. Then it also sends the step to the shards of its own stage, to whom it sends
+ * sums as well. All ranks go through all steps in the same order.
  *
  * A message, in 32-bit words in the order of the machine (all are little-endian):
  *
@@ -230,15 +231,16 @@ static void put(unsigned char **to, const void *from, size_t size)
     *to += size;
 }
 
-/* To all other ranks; what of the message is left goes behind the frame. */
-static bool send_message(struct model *model, size_t bytes)
+/* To the other shards of the owner's stage, or to all other stages. What of the message is left
+ * goes behind the frame. */
+static bool send_message(struct model *model, size_t bytes, bool own_stage)
 {
     const struct slice *slice = &model->slice;
     const size_t ends[] = {0, FRAME_BYTES, MAX(bytes, (size_t)FRAME_BYTES)};
     struct comm_transfer transfers[64];
     size_t n = 0;
     for (uint32_t r = 0; r < slice->n_ranks; r++) {
-        if (r == slice->rank)
+        if (r == slice->rank || (r >= slice->first_rank) != own_stage)
             continue;
         for (size_t i = 0; i < 2 && ends[i] < ends[i + 1]; i++)
             transfers[n++] = (struct comm_transfer){
@@ -252,7 +254,7 @@ static bool send_message(struct model *model, size_t bytes)
     return exchange_call(model, transfers, n);
 }
 
-static bool send_step(struct model *model, struct step *step)
+static void send_step(struct model *model, struct step *step, bool own_stage)
 {
     struct message_head head = {
         .kind = MESSAGE_STEP,
@@ -269,7 +271,7 @@ static bool send_step(struct model *model, struct step *step)
     put(&to, step->copies, step->n_copies * sizeof *step->copies);
     put(&to, step->ids, step->n * sizeof *step->ids);
     step->message_bytes = MAX(head.bytes, (uint32_t)FRAME_BYTES);
-    return send_message(model, head.bytes);
+    send_message(model, head.bytes, own_stage);
 }
 
 static struct step *step_at(struct model *model, uint32_t index)
@@ -296,7 +298,11 @@ static void compute_until(struct model *model, uint32_t end)
         struct step *step = step_at(model, i);
         if (step->done)
             continue;
-        enum status status = step->n > 0 ? compute(model, step) : STATUS_OK;
+        enum status status = STATUS_OK;
+        if (step->n > 0 && model->slice.n_shards > 1)
+            send_step(model, step, true);
+        if (step->n > 0)
+            status = compute(model, step);
         step->done = true;
         if (status != STATUS_OK)
             take_back(model, i, status);
@@ -338,10 +344,10 @@ enum status model_step_begin(struct model *model, const struct step_segment *seg
     for (size_t s = 0; s < n_segments; s++)
         if (segments[s].n_tokens > 0)
             add_segment(step, &segments[s]);
-    if (model->slice.n_ranks > 1 && step->n > 0) {
+    if (model->slice.n_stages > 1 && step->n > 0) {
         if (model->n_steps > 0 && !has_room(model, step))
             compute_until(model, model->n_steps);
-        send_step(model, step);
+        send_step(model, step, false);
     }
     model->n_steps++;
     if (model->exchange.lost) {
@@ -405,7 +411,8 @@ void steps_close(struct model *model)
         compute_until(model, model->n_steps);
         struct message_head head = {.kind = MESSAGE_END, .bytes = sizeof head};
         memcpy(model->message, &head, sizeof head);
-        send_message(model, sizeof head);
+        send_message(model, sizeof head, true);
+        send_message(model, sizeof head, false);
     }
     for (uint32_t i = 0; i < model->most_steps && model->steps != NULL; i++) {
         free(model->steps[i].ids);

@@ -138,20 +138,21 @@ static enum status fake_exchange(struct comm *comm, const struct comm_transfer *
     pthread_mutex_lock(&network->mutex);
     if (++network->n_calls > network->cut_after)
         network->cut = true;
-    for (bool done = false; !done && !network->cut;) {
-        bool moved = move(end, transfers, n, progress, &done);
-        if (moved)
+    bool done = false, waits = true;
+    while (!done && waits) {
+        if (move(end, transfers, n, progress, &done))
             pthread_cond_broadcast(&network->changed);
+        else if (!done && network->cut)
+            waits = false;
         else if (!done)
             pthread_cond_wait(&network->changed, &network->mutex);
     }
-    bool cut = network->cut;
-    if (cut)
+    if (network->cut)
         pthread_cond_broadcast(&network->changed);
     pthread_mutex_unlock(&network->mutex);
     free(progress);
-    return cut ? error_set(error, STATUS_LOST, "the connection to another rank was lost")
-               : STATUS_OK;
+    return done ? STATUS_OK
+                : error_set(error, STATUS_LOST, "the connection to another rank was lost");
 }
 
 struct fake_network *fake_network_open(uint32_t n_ranks)

@@ -12,8 +12,8 @@ struct fake_network;
 struct fake_network *fake_network_open(uint32_t n_ranks);
 void fake_network_close(struct fake_network *network);
 struct comm *fake_network_comm(struct fake_network *network, uint32_t rank);
-/* From now on, or after so many calls of any rank, all calls fail with STATUS_LOST, those that wait
- * as well. */
+/* From now on, or after so many calls of any rank, nobody waits for another any more: calls that
+ * would, or do, fail with STATUS_LOST. What lies on the way is still received. */
 void fake_network_cut(struct fake_network *network);
 void fake_network_cut_after(struct fake_network *network, uint64_t n_calls);
 uint64_t fake_network_calls(struct fake_network *network);
