@@ -1,4 +1,5 @@
 /* Addresses to listen on. */
+#include "net/address.h"
 #include "net/stream.h"
 
 #include <errno.h>
@@ -9,48 +10,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum {
-    MAX_HOST = 256,
-    MAX_PORT = 65535,
-};
-
-/* Splits "host:port" or "[host]:port"; an empty host stays empty. */
-static bool split_address(const char *address, char host[MAX_HOST], unsigned *port)
-{
-    const char *colon = strrchr(address, ':');
-    if (colon == NULL)
-        return false;
-    const char *digits = colon + 1;
-    size_t n_digits = strspn(digits, "0123456789");
-    if (n_digits == 0 || n_digits > 5 || digits[n_digits] != '\0')
-        return false;
-    *port = 0;
-    for (size_t i = 0; i < n_digits; i++)
-        *port = *port * 10 + (unsigned)(digits[i] - '0');
-    size_t size = (size_t)(colon - address);
-    if (size > 0 && address[0] == '[') {
-        if (size < 3 || address[size - 1] != ']')
-            return false;
-        address++;
-        size -= 2;
-    } else if (memchr(address, ':', size) != NULL) {
-        return false;
-    }
-    if (size >= MAX_HOST || *port > MAX_PORT)
-        return false;
-    memcpy(host, address, size);
-    host[size] = '\0';
-    return true;
-}
-
 static unsigned bound_port(int fd)
 {
     struct sockaddr_storage bound;
     socklen_t size = sizeof bound;
     if (getsockname(fd, (struct sockaddr *)&bound, &size) != 0)
         return 0;
-    return ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                             : ((struct sockaddr_in *)&bound)->sin_port);
+    return address_port((struct sockaddr *)&bound);
 }
 
 /* A bound socket, or -1 with errno. */
@@ -92,8 +58,8 @@ enum status listen_fault(const char *address, int reason, struct error *error)
 enum status listen_open(const char *address, int *fds, size_t max, size_t *count, unsigned *port,
                         struct error *error)
 {
-    char host[MAX_HOST];
-    if (!split_address(address, host, port))
+    char host[ADDRESS_HOST_BYTES];
+    if (!address_split(address, host, port))
         return error_set(error, STATUS_INVALID,
                          "%s is no address to listen on: write host:port, such as 127.0.0.1:4000 "
                          "or [::1]:4000",

@@ -1,8 +1,8 @@
-/* net: the event loop, and an HTTP/1.1 server on it.
+/* net: the event loop; an HTTP/1.1 server, encrypted links between nodes, and multicast on it.
  *
  * A loop belongs to the thread that runs it, and so does all that is opened on it: every function
  * here is called from that thread only, and every callback runs on it, except net_loop_post and
- * net_loop_stop, which any thread may call. The loop never blocks and must not be blocked: a
+ * net_loop_stop, which any thread may call, and the wires (below), which need no loop. The loop never blocks and must not be blocked: a
  * handler hands long work to another thread, which posts the answer back.
  *
  * Life cycle: net_loop_open, http_server_open, http_server_listen (once or more), net_loop_run;
@@ -49,6 +49,279 @@ enum status net_loop_on_signal(struct net_loop *loop, int signal, net_fn *fn, vo
 /* Raises the limit of open descriptors to what the system lets this process have, at most wanted.
  * Returns the limit that holds then. */
 size_t net_raise_descriptors(size_t wanted);
+
+/* ---- Links between nodes --------------------------------------------------------------------- */
+
+/* A link is a TCP connection between two nodes that both hold the same secret: TLS 1.3 with that
+ * secret as external pre-shared key and fresh Diffie-Hellman keys (psk_dhe_ke), so what was sent
+ * stays secret even where the key is lost later; no certificates, no tickets, no early data. Each
+ * side then says HELLO, which names its node and what the link is for. The bytes are drawn at the
+ * top of link_frame.c.
+ *
+ * A link for control stays on the loop and carries frames, each with a type of the caller's. One
+ * for data or files is handed over to a thread as a wire. */
+struct net_link;
+struct net_link_server;
+struct net_wire;
+
+enum {
+    NET_PROTOCOL_VERSION = 1,    /* of the protocol; both sides must have the same */
+    NET_FRAME_BYTES = 1 << 20,   /* the longest message of a frame, if nothing else is said */
+    NET_HELLO_INFO_BYTES = 1024, /* the longest text of a HELLO */
+    NET_IDENTITY_BYTES = 128,    /* the longest name of a key, with its zero */
+    NET_SECRET_BYTES = 32,
+    NET_ADDRESS_BYTES = 80, /* "[fe80::1%enp0s31f6]:65535" with its zero */
+    NET_NODE_BYTES = 16,
+};
+
+/* A secret and the name by which the other side finds it. The name is sent in the clear. */
+struct net_link_key {
+    char identity[NET_IDENTITY_BYTES];
+    uint8_t secret[NET_SECRET_BYTES];
+};
+
+enum net_purpose {
+    NET_CONTROL = 1, /* messages, on the loop */
+    NET_DATA,        /* what an instance computes */
+    NET_STORE,       /* model files */
+    NET_JOIN,        /* a node that has a token and wants the cluster's key */
+};
+
+struct net_hello {
+    uint8_t node[NET_NODE_BYTES];
+    uint64_t incarnation; /* random, new at each start of a node */
+    enum net_purpose purpose;
+    /* On a link for data or files: this side holds the way between the two for private. Where both
+     * sides do, they go on without encryption once they know each other: who can read or change
+     * what is on that way, can do so with all that is sent. */
+    bool trusted;
+    char info[NET_HELLO_INFO_BYTES + 1]; /* UTF-8, JSON by custom; read by the caller */
+};
+
+/* Why there is no link, or none any more. */
+#define NET_LINK_FAULT_LIST(X)                                                                     \
+    X(REFUSED, "refused", "nothing listens there")                                                 \
+    X(UNREACHABLE, "unreachable", "the address cannot be reached")                                 \
+    X(TIMEOUT, "timeout", "no answer in time")                                                     \
+    X(KEY, "other key", "the other side holds another cluster key")                                \
+    X(VERSION, "other version", "the other side speaks another version of the protocol")           \
+    X(STRANGER, "no consort node", "what answers there is no consort node")                        \
+    X(BROKEN, "protocol broken", "the other side sent what the protocol does not allow")           \
+    X(SLOW, "not reading", "the other side does not read what is sent to it")                      \
+    X(CLOSED, "closed", "the other side closed the link")                                          \
+    X(RESET, "connection lost", "the connection broke")                                            \
+    X(LOCAL, "local fault", "this machine cannot open the link")
+
+enum net_link_fault {
+#define NET_LINK_FAULT_ENUM(name, word, sentence) NET_LINK_##name,
+    NET_LINK_FAULT_LIST(NET_LINK_FAULT_ENUM)
+#undef NET_LINK_FAULT_ENUM
+};
+
+/* "refused", "timeout", ...: short enough for a column, and never changed once it was released. */
+const char *net_link_fault_word(enum net_link_fault fault);
+
+/* What happens to a link; context is that of the callbacks. Each may call net_link_close, also for
+ * the link that it is about. All are called from the loop, never from within a function below. */
+struct net_link_events {
+    /* The link is there. hello is the other side's and lives during the call. Here (and only here)
+     * net_link_detach may take a link away from the loop. */
+    void (*up)(void *context, struct net_link *link, const struct net_hello *hello);
+    /* One whole message, whose bytes live during the call. */
+    void (*message)(void *context, struct net_link *link, uint8_t type, struct view message);
+    /* The link is gone, or (net_link_connect only) did not come about; text is a sentence that names
+     * the other side. Afterwards the pointer is invalid. Called once, and not after net_link_close
+     * or net_link_detach. */
+    void (*down)(void *context, struct net_link *link, enum net_link_fault fault, const char *text);
+    /* Servers only, may be NULL: someone who did not become a link. peer is its address. */
+    void (*refused)(void *context, const char *peer, enum net_link_fault fault, const char *text);
+};
+
+struct net_link_options {
+    const struct net_link_events *events; /* must outlive the links */
+    void *context;
+    struct net_hello hello; /* ours; purpose is not used by servers, who give back the client's */
+    unsigned timeout_ms;    /* from the first packet to up; 0: 3 s */
+    size_t frame_bytes;     /* the longest message either way; 0: NET_FRAME_BYTES */
+    size_t pending_bytes;   /* that the other side has not read yet; beyond: SLOW; 0: 8 messages */
+};
+
+struct net_link_server_options {
+    struct net_link_options link;
+    /* Finds the secret that identity names. identity is any bytes a stranger sent. False where there
+     * is none; then the other side learns that its key is not ours, and nothing else. */
+    bool (*find_key)(void *context, struct view identity, uint8_t secret[NET_SECRET_BYTES]);
+    size_t links; /* that are not up yet, at most; further ones wait; 0: 256 */
+};
+
+/* Starts to accept at address, as http_server_listen takes it. Everything that options point to must
+ * live until the server is closed; the structs themselves are copied. */
+enum status net_link_server_open(struct net_link_server **out, struct net_loop *loop,
+                                 const char *address, const struct net_link_server_options *options,
+                                 struct error *error);
+/* One more address of the same server; port 0 is replaced by that of the first one. */
+enum status net_link_server_listen(struct net_link_server *server, const char *address,
+                                   struct error *error);
+unsigned net_link_server_port(const struct net_link_server *server);
+/* What links that begin from now on are told. */
+void net_link_server_set_hello(struct net_link_server *server, const struct net_hello *hello);
+/* Closes what is under way, too, but not links that are up. Accepts NULL. Not from a callback. */
+void net_link_server_close(struct net_link_server *server);
+
+/* Begins to connect to a numeric address (net_resolve finds those of names). Only what is wrong
+ * here and now is an error; everything else comes by `down`. key is copied. */
+enum status net_link_connect(struct net_link **out, struct net_loop *loop, const char *address,
+                             const struct net_link_key *key, const struct net_link_options *options,
+                             struct error *error);
+
+/* Sends a message, or keeps it until the socket takes it; message is copied. False where the link
+ * is not up, message is longer than frame_bytes, or type is 0: nothing is sent. */
+bool net_link_send(struct net_link *link, uint8_t type, struct view message);
+size_t net_link_pending(const struct net_link *link); /* bytes not yet taken by the socket */
+
+const char *net_link_peer(const struct net_link *link);     /* numeric address of the other side */
+const char *net_link_identity(const struct net_link *link); /* of the key that holds */
+bool net_link_accepted(const struct net_link *link);        /* the other side connected */
+/* One pointer of the caller's; at first the context of the options. */
+void net_link_set_context(struct net_link *link, void *context);
+void *net_link_context(const struct net_link *link);
+
+/* Sends what is pending as far as the socket takes it now (at least 64 KiB of what was sent since
+ * nothing was pending), says goodbye, and frees the link. */
+void net_link_close(struct net_link *link); /* accepts NULL */
+
+/* From `up`, for a purpose other than NET_CONTROL: the connection as a wire; link is invalid
+ * afterwards. NULL where memory is out; then the link stays. */
+struct net_wire *net_link_detach(struct net_link *link);
+
+/* ---- Wires: links of one thread -------------------------------------------------------------- */
+
+/* A wire belongs to one thread at a time, which sends and receives; it may change hands when both
+ * agree (a lock or a queue between them). net_wire_abort alone may be called by any thread while
+ * the wire is open. Deadlines are of clock_now_ns; 0 is none. The process must ignore SIGPIPE, as
+ * net_loop_open makes it.
+ *
+ * Errors: STATUS_LOST where the other side is gone, the wire was aborted, or the deadline passed;
+ * after one, every call fails. */
+
+struct net_wire_options {
+    struct net_hello hello; /* ours */
+    uint64_t deadline_ns;   /* for all of connecting; 0: 3 s from now */
+    const char *from;       /* numeric address without port to connect from; NULL: any */
+};
+
+/* Connects to a numeric address and waits until the link is there. *peer (NULL allowed) is the
+ * other side's hello; *fault (NULL allowed) says what failed where STATUS_LOST is returned. */
+enum status net_wire_connect(struct net_wire **out, const char *address,
+                             const struct net_link_key *key, const struct net_wire_options *options,
+                             struct net_hello *peer, enum net_link_fault *fault,
+                             struct error *error);
+void net_wire_close(struct net_wire *wire); /* accepts NULL */
+/* Ends all waits of the wire's thread, now and later. */
+void net_wire_abort(struct net_wire *wire);
+
+bool net_wire_encrypted(const struct net_wire *wire);
+const char *net_wire_peer(const struct net_wire *wire);
+/* How long to ask the socket again and again before sleeping until something comes; at first
+ * 50 us. */
+void net_wire_set_spin(struct net_wire *wire, uint64_t spin_ns);
+
+/* All of data[size], or an error. */
+enum status net_wire_send(struct net_wire *wire, const void *data, size_t size,
+                          uint64_t deadline_ns, struct error *error);
+enum status net_wire_receive(struct net_wire *wire, void *data, size_t size, uint64_t deadline_ns,
+                             struct error *error);
+
+/* The same in frames {u32 length, u8 type}, for messages of at most limit_bytes. Both sides of a
+ * wire use frames, or neither does. receive appends the message to out, cleared first. */
+enum status net_wire_send_frame(struct net_wire *wire, uint8_t type, struct view message,
+                                uint64_t deadline_ns, struct error *error);
+enum status net_wire_receive_frame(struct net_wire *wire, size_t limit_bytes, uint8_t *type,
+                                   struct buffer *out, uint64_t deadline_ns, struct error *error);
+
+enum { NET_MAX_TRANSFERS = 256 };
+
+/* What goes over one wire in a net_wire_exchange. A size may be 0; its pointer is not looked at. */
+struct net_transfer {
+    struct net_wire *wire;
+    const void *out; /* out_bytes are sent */
+    size_t out_bytes;
+    void *in; /* in_bytes are received */
+    size_t in_bytes;
+};
+
+/* Sends and receives all of them at the same time, so that nobody waits for another in a circle,
+ * whatever the sizes. A wire may come several times: its messages go in the order of transfers. At
+ * most NET_MAX_TRANSFERS. Returns when everything is received, and is sent or in the system's hands,
+ * which takes 64 KiB of each wire though the other side does not read. The spin is the longest of
+ * the wires'. transfers are used up. */
+enum status net_wire_exchange(struct net_transfer *transfers, size_t n, uint64_t deadline_ns,
+                              struct error *error);
+
+/* ---- Addresses and interfaces ---------------------------------------------------------------- */
+
+struct net_address {
+    char text[NET_ADDRESS_BYTES]; /* "10.0.0.7:4001", "[fe80::1%eth0]:4001" */
+};
+
+/* The numeric addresses of "host:port"; asks the system's resolver, so it may take seconds: any
+ * thread but the loop's. *n is how many were found, at most max. */
+enum status net_resolve(const char *address, struct net_address *out, size_t max, size_t *n,
+                        struct error *error);
+
+enum net_interface_kind {
+    NET_INTERFACE_ETHERNET,
+    NET_INTERFACE_WIFI,
+    NET_INTERFACE_THUNDERBOLT,
+    NET_INTERFACE_LOOPBACK,
+    NET_INTERFACE_VIRTUAL, /* bridges, tunnels, containers */
+    NET_INTERFACE_OTHER,
+};
+const char *net_interface_kind_text(enum net_interface_kind kind); /* "Ethernet", "Wi-Fi", ... */
+
+enum { NET_INTERFACE_NAME_BYTES = 32, NET_INTERFACE_ADDRESSES = 8 };
+
+struct net_interface {
+    char name[NET_INTERFACE_NAME_BYTES];
+    unsigned index; /* of the system */
+    enum net_interface_kind kind;
+    bool multicast;
+    uint32_t speed_mbit; /* what the link says of itself; 0: unknown */
+    size_t n_addresses;
+    char addresses[NET_INTERFACE_ADDRESSES][NET_ADDRESS_BYTES]; /* numeric, without port */
+};
+
+/* The interfaces that are up and have an address; *out is freed by the caller. Any thread. */
+enum status net_interfaces(struct net_interface **out, size_t *n, struct error *error);
+
+/* ---- Multicast ------------------------------------------------------------------------------- */
+
+/* Datagrams to whoever listens on the networks this machine is in: an IPv4 and an IPv6 group on
+ * every interface that is up and can do it, loopback included. Interfaces that come or go are
+ * noticed within refresh_ms. Nothing leaves the network it is sent to (TTL 1, link-local). */
+struct net_multicast;
+
+enum { NET_DATAGRAM_BYTES = 1200 };
+
+struct net_multicast_options {
+    const char *group4; /* "239.x.y.z"; NULL: no IPv4 */
+    const char *group6; /* "ff02::..."; NULL: no IPv6 */
+    uint16_t port;
+    unsigned refresh_ms; /* 0: 2 s */
+    /* A datagram of at most NET_DATAGRAM_BYTES, ours included; from is the sender with its port,
+     * and the interface where it has an address of one link. */
+    void (*received)(void *context, struct view datagram, const char *from);
+    void *context;
+};
+
+/* Fails only where neither of the groups can be used at all. */
+enum status net_multicast_open(struct net_multicast **out, struct net_loop *loop,
+                               const struct net_multicast_options *options, struct error *error);
+void net_multicast_close(struct net_multicast *multicast); /* accepts NULL */
+/* Sends data[size] once into every network; returns how many of them took it. */
+size_t net_multicast_send(struct net_multicast *multicast, struct view datagram);
+/* Interfaces and groups that are joined now. */
+size_t net_multicast_joined(const struct net_multicast *multicast);
 
 /* ---- HTTP server ----------------------------------------------------------------------------- */
 

@@ -18,32 +18,44 @@ enum {
 bool net_stream_open(struct stream *stream, struct event_base *base, int fd, struct ssl_ctx_st *tls,
                      event_callback_fn on_read, event_callback_fn on_write, void *context)
 {
-    *stream = (struct stream){.fd = fd};
-    int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    struct ssl_st *ssl = NULL;
     if (tls != NULL) {
-        stream->ssl = SSL_new(tls);
-        if (stream->ssl == NULL || SSL_set_fd(stream->ssl, fd) != 1) {
-            SSL_free(stream->ssl);
+        ssl = SSL_new(tls);
+        if (ssl == NULL || SSL_set_fd(ssl, fd) != 1) {
+            SSL_free(ssl);
             close(fd);
             return false;
         }
-        SSL_set_accept_state(stream->ssl);
+        SSL_set_accept_state(ssl);
     }
+    net_stream_adopt(stream, base, fd, ssl, on_read, on_write, context);
+    return true;
+}
+
+void net_stream_adopt(struct stream *stream, struct event_base *base, int fd, struct ssl_st *ssl,
+                      event_callback_fn on_read, event_callback_fn on_write, void *context)
+{
+    *stream = (struct stream){.fd = fd, .ssl = ssl};
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     event_assign(&stream->read_event, base, fd, EV_READ | EV_PERSIST, on_read, context);
     event_assign(&stream->write_event, base, fd, EV_WRITE | EV_PERSIST, on_write, context);
     net_stream_set_reading(stream, true);
-    return true;
+}
+
+void net_stream_release(struct stream *stream)
+{
+    event_del(&stream->read_event);
+    event_del(&stream->write_event);
+    buffer_free(&stream->out);
 }
 
 void net_stream_close(struct stream *stream)
 {
-    event_del(&stream->read_event);
-    event_del(&stream->write_event);
+    net_stream_release(stream);
     SSL_free(stream->ssl);
     close(stream->fd);
-    buffer_free(&stream->out);
 }
 
 static void set_event(struct event *event, bool *now, bool wanted)

@@ -30,6 +30,11 @@ struct stream {
  * net_stream_flush. Reading begins at once. context is what both get. */
 bool net_stream_open(struct stream *stream, struct event_base *base, int fd, struct ssl_ctx_st *tls,
                      event_callback_fn on_read, event_callback_fn on_write, void *context);
+/* The same for a connection that has its TLS already (ssl, which it owns from now on; or NULL). */
+void net_stream_adopt(struct stream *stream, struct event_base *base, int fd, struct ssl_st *ssl,
+                      event_callback_fn on_read, event_callback_fn on_write, void *context);
+/* Leaves fd and ssl to the caller, who reads them before or afterwards; drops what is pending. */
+void net_stream_release(struct stream *stream);
 void net_stream_close(struct stream *stream);
 
 void net_stream_set_reading(struct stream *stream, bool reading);
