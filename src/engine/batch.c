@@ -69,8 +69,8 @@ static bool has_pages(const struct batch *batch, const struct stream *stream)
 
 bool batch_has_room(const struct batch *batch, const struct stream *stream)
 {
-    return batch->n_paused == 0 && batch->n_running < batch->max_streams &&
-           has_pages(batch, stream);
+    return stream->over || (batch->n_paused == 0 && batch->n_running < batch->max_streams &&
+                            has_pages(batch, stream));
 }
 
 static void end_stream(struct batch *batch, struct stream *stream)
@@ -106,7 +106,10 @@ void batch_add(struct batch *batch, struct stream *stream)
     stream->begun_ns = clock_now_ns();
     stream->usage.queue_ns = stream->begun_ns - stream->accepted_ns;
     batch->counts.prompt_tokens += stream->usage.n_prompt;
-    run_stream(batch, stream);
+    if (stream->over)
+        end_stream(batch, stream);
+    else
+        run_stream(batch, stream);
 }
 
 /* Keeps what was computed of a text for later ones, and lets go of the sequence. */
@@ -406,9 +409,9 @@ static enum status compute(struct batch *batch, struct error *error)
 
 static void start(struct batch *batch, struct stream *stream)
 {
+    stream_give_started(stream);
     batch->counts.cached_tokens += stream->usage.n_cached;
     batch->counts.prefix_hits += stream->usage.n_cached > 0;
-    stream_give_started(stream);
 }
 
 /* Draws for as long as the draft was right, and cuts the rest of it off. The first token is drawn

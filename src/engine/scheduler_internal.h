@@ -37,6 +37,7 @@ struct stream {
     struct sequence *sequence;
     struct prefix_path path;
     bool started; /* the prompt was processed, and STARTED given */
+    bool over;    /* from the beginning: the tokens that were drawn before are the whole answer */
     struct generation_usage usage;
     uint64_t accepted_ns, begun_ns, started_ns;
 

@@ -6,16 +6,21 @@
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
+static size_t prompt_length(const struct generation_request *request)
+{
+    return request->n_tokens - request->n_drawn;
+}
+
 static enum status check_tokens(const struct generation_request *request, uint32_t n_vocab,
                                 uint32_t n_ctx, struct error *error)
 {
-    if (request->n_tokens == 0)
+    if (request->n_drawn >= request->n_tokens)
         return error_set(error, STATUS_INVALID, "the prompt is empty");
-    if (request->n_tokens >= n_ctx)
+    if (prompt_length(request) >= n_ctx)
         return error_set(error, STATUS_LIMIT,
                          "the prompt has %zu tokens and the context holds %u: it needs a shorter "
                          "prompt or a larger context",
-                         request->n_tokens, n_ctx);
+                         prompt_length(request), n_ctx);
     for (size_t i = 0; i < request->n_tokens; i++)
         if (request->tokens[i] < 0 || (uint32_t)request->tokens[i] >= n_vocab)
             return error_set(error, STATUS_INVALID, "token id %d is outside the vocabulary of %u",
@@ -43,6 +48,63 @@ static enum status check_texts(const struct generation_request *request, struct 
     return STATUS_OK;
 }
 
+/* Appends a token to the text. */
+static enum status take(struct stream *stream, int32_t token, struct error *error)
+{
+    if (!token_list_append(&stream->text, token))
+        return error_memory(error, sizeof token);
+    sampler_accept(stream->sampler, token);
+    return STATUS_OK;
+}
+
+static bool ends(const struct stream *stream, int32_t token)
+{
+    return !stream->request->ignore_end && tokenizer_ends_generation(stream->tokenizer, token);
+}
+
+/* Takes the tokens that were drawn before, as stream_advance would have; their events were given
+ * then. */
+static enum status take_drawn(struct stream *stream, struct error *error)
+{
+    const struct generation_request *request = stream->request;
+    enum status status = STATUS_OK;
+    for (size_t i = prompt_length(request); i < request->n_tokens && status == STATUS_OK; i++) {
+        int32_t token = request->tokens[i];
+        struct view text;
+        if (stream->over)
+            return error_set(error, STATUS_INVALID,
+                             "the answer was over before the last of the %zu tokens that are said "
+                             "to be drawn",
+                             request->n_drawn);
+        status = take(stream, token, error);
+        stream->usage.n_output++;
+        stream->over = ends(stream, token);
+        if (stream->over) {
+            stream->end_token = token;
+            stream_finish(stream, FINISH_END);
+        } else if (answer_feed(&stream->answer, token, &text, &stream->stop)) {
+            stream->over = true;
+            stream->reason = FINISH_STOP;
+        }
+    }
+    if (status == STATUS_OK && !stream->over && stream->text.count >= stream->limit) {
+        stream->over = true;
+        stream_finish(stream, FINISH_LENGTH);
+    }
+    return status;
+}
+
+static enum status take_tokens(struct stream *stream, struct error *error)
+{
+    const struct generation_request *request = stream->request;
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < prompt_length(request) && status == STATUS_OK; i++)
+        status = take(stream, request->tokens[i], error);
+    if (status == STATUS_OK && request->grammar != NULL)
+        status = sampler_constrain(stream->sampler, request->grammar, request->strip_space, error);
+    return status == STATUS_OK ? take_drawn(stream, error) : status;
+}
+
 static enum status fill(struct stream *stream, const struct engine *engine, uint32_t n_ctx,
                         struct error *error)
 {
@@ -56,13 +118,13 @@ static enum status fill(struct stream *stream, const struct engine *engine, uint
         status = check_texts(request, error);
     if (status == STATUS_OK)
         status = engine_sampler_open(&stream->sampler, engine, &request->sampling, error);
-    for (size_t i = 0; i < request->n_tokens && status == STATUS_OK; i++) {
-        if (!token_list_append(&stream->text, request->tokens[i]))
-            status = error_memory(error, request->n_tokens * sizeof *request->tokens);
-        sampler_accept(stream->sampler, request->tokens[i]);
-    }
-    if (status == STATUS_OK && request->grammar != NULL)
-        status = sampler_constrain(stream->sampler, request->grammar, request->strip_space, error);
+    if (status != STATUS_OK)
+        return status;
+    size_t left = n_ctx - prompt_length(request);
+    stream->limit =
+        prompt_length(request) + (request->max_tokens > 0 ? MIN(request->max_tokens, left) : left);
+    stream->usage.n_prompt = prompt_length(request);
+    status = take_tokens(stream, error);
     if (status != STATUS_OK || !request->want_logprobs)
         return status;
     stream->raw = calloc(desc->n_vocab, sizeof *stream->raw);
@@ -82,17 +144,8 @@ enum status stream_open(struct stream **out, const struct engine *engine, uint32
         return error_memory(error, sizeof *stream);
     }
     stream->request = request;
-    enum status status = fill(stream, engine, n_ctx, error);
-    if (status != STATUS_OK) {
-        stream_close(stream);
-        return status;
-    }
-    size_t left = n_ctx - request->n_tokens;
     stream->tokenizer = engine->tokenizer;
     stream->n_vocab = model_description(engine->model)->n_vocab;
-    stream->limit =
-        request->n_tokens + (request->max_tokens > 0 ? MIN(request->max_tokens, left) : left);
-    stream->usage.n_prompt = request->n_tokens;
     stream->end_token = TOKEN_NONE;
     stream->accepted_ns = clock_now_ns();
     stream->answer = (struct answer){.detokenizer = {.tokenizer = engine->tokenizer,
@@ -100,6 +153,11 @@ enum status stream_open(struct stream **out, const struct engine *engine, uint32
                                                      .strip_space = request->strip_space},
                                      .stops = request->stops,
                                      .n_stops = request->n_stops};
+    enum status status = fill(stream, engine, n_ctx, error);
+    if (status != STATUS_OK) {
+        stream_close(stream);
+        return status;
+    }
     *out = stream;
     return STATUS_OK;
 }
@@ -142,6 +200,8 @@ void stream_draw(struct stream *stream, size_t row)
 static void give(struct stream *stream, struct generation_event event)
 {
     event.id = stream->id;
+    /* What was drawn before is computed, or found in the cache, beside the prompt. */
+    stream->usage.n_cached = MIN(stream->usage.n_cached, stream->usage.n_prompt);
     event.usage = stream->usage;
     stream->callback(stream->context, &event);
 }
@@ -161,15 +221,14 @@ bool stream_advance(struct stream *stream)
     int32_t token = stream->drawn;
     if (token < 0)
         status = error_set(&error, STATUS_INVALID, "%s", sampler_failure(stream->sampler));
-    else if (!token_list_append(&stream->text, token))
-        status = error_memory(&error, sizeof token);
+    else
+        status = take(stream, token, &error);
     if (status != STATUS_OK) {
         stream_fail(stream, &error);
         return true;
     }
-    sampler_accept(stream->sampler, token);
     size_t index = stream->usage.n_output++;
-    if (!stream->request->ignore_end && tokenizer_ends_generation(stream->tokenizer, token)) {
+    if (ends(stream, token)) {
         stream->end_token = token;
         stream_finish(stream, FINISH_END);
         return true;

@@ -64,6 +64,10 @@ struct generation_request {
     struct arena *arena;
     int32_t *tokens; /* [n_tokens], the whole prompt; at least one */
     size_t n_tokens;
+    /* The last n_drawn of the tokens are no prompt: they were drawn for this same request before,
+     * by a scheduler that is gone. The answer goes on behind them as if they had been drawn here:
+     * with event n_drawn, and text from the byte on where that of event n_drawn - 1 ended. */
+    size_t n_drawn;
     struct sampling sampling; /* its biases too lie in the arena; the seed is the caller's choice */
     struct grammar *grammar; /* what the answer follows, or NULL; borrowed until it is taken over */
     uint32_t max_tokens;     /* of the answer; 0: what the context leaves */
@@ -124,7 +128,8 @@ enum generation_event_kind {
 };
 
 /* Every request that was accepted gets events in this order: STARTED, TOKEN any number of times,
- * and FINISHED or FAILED. One that is cancelled early gets FINISHED alone. */
+ * and FINISHED or FAILED. One that is cancelled early, or whose n_drawn tokens are the whole answer
+ * already, gets FINISHED alone. */
 struct generation_event {
     enum generation_event_kind kind;
     uint64_t id; /* of the request */
