@@ -74,6 +74,11 @@ enum status engine_set_template(struct engine *engine, struct view source, struc
 enum status engine_render(const struct engine *engine, const json_t *messages,
                           const json_t *variables, struct buffer *out, struct error *error);
 
+/* A reference to the grammar that was asked for, in the words of grammar_asked in struct
+ * generation_request; compiled where it is not known. A chat's needs the template. Any thread. */
+enum status engine_grammar(const struct engine *engine, const json_t *asked, struct grammar **out,
+                           struct error *error);
+
 /* ---- Session --------------------------------------------------------------------------------- */
 
 struct session;

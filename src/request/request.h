@@ -7,6 +7,7 @@
 
 #include "base/base.h"
 
+#include <jansson.h>
 #include <math.h>
 
 struct logit_bias {
@@ -70,7 +71,13 @@ struct generation_request {
     size_t n_drawn;
     struct sampling sampling; /* its biases too lie in the arena; the seed is the caller's choice */
     struct grammar *grammar; /* what the answer follows, or NULL; borrowed until it is taken over */
-    uint32_t max_tokens;     /* of the answer; 0: what the context leaves */
+    /* The same as it was asked for, to be compiled where the model is (engine_grammar); NULL:
+     * nothing, or not told. A reference that the request owns. An object with one of "gbnf" (text),
+     * "schema" (a JSON Schema) and "tools" (OpenAI's list); "tool": the only one of them to call;
+     * "single_call"; "chat": the answer is a chat's reply; "thinking": which begins within
+     * reasoning. */
+    json_t *grammar_asked;
+    uint32_t max_tokens;      /* of the answer; 0: what the context leaves */
     const struct view *stops; /* [n_stops], UTF-8, not empty: the answer ends before the first */
     size_t n_stops;
     bool ignore_end;   /* end tokens are text like others */
@@ -86,6 +93,10 @@ struct generation_request {
  * when memory is out. */
 struct generation_request *generation_request_open(const int32_t *tokens, size_t n_tokens);
 void generation_request_close(struct generation_request *request); /* NULL allowed */
+
+/* Appends tokens that were drawn for the request before. */
+enum status generation_request_resume(struct generation_request *request, const int32_t *drawn,
+                                      size_t n_drawn, struct error *error);
 
 /* A gap in a text that is to be filled, with what has been written of it, beside other files. */
 struct infill_file {
@@ -158,5 +169,53 @@ struct generation_event {
 /* Receives the events of one request, on the engine's thread, one at a time. It must not block, and
  * may call scheduler_cancel and scheduler_submit. */
 typedef void generation_callback(void *context, const struct generation_event *event);
+
+/* ---- As JSON, between machines --------------------------------------------------------------- */
+
+/* Numbers keep all their bits. No value is nested deeper than four times, and no string has a zero
+ * byte (a text with zeros is the array of what stands between them), so any reader of JSON takes
+ * it. */
+
+#define GENERATION_MAX_TOKENS (1 << 22)
+#define GENERATION_MAX_BIASES (1 << 20)
+#define GENERATION_MAX_EVENT_BYTES (1 << 20) /* of a text in one event */
+
+/* The request but for the compiled grammar: a new reference, NULL where memory is out. */
+json_t *generation_request_write(const struct generation_request *request);
+/* What a stranger may have written: STATUS_INVALID names the field. Ranges that depend on the model
+ * are left to scheduler_submit. */
+enum status generation_request_read(struct generation_request **out, const json_t *json,
+                                    struct error *error);
+
+/* A TOKEN event but for index and token. usage: that of STARTED, with the first token; or NULL. A
+ * new reference, NULL where memory is out. */
+json_t *generation_token_write(const struct generation_event *event,
+                               const struct generation_usage *usage);
+/* A FINISHED or FAILED event, the latter but for its error. */
+json_t *generation_end_write(const struct generation_event *event);
+
+/* The events of one request that is answered elsewhere, given to a callback as a scheduler gives
+ * them. Begins as {.callback, .context, .id}; one thread at a time. */
+struct generation_feed {
+    generation_callback *callback;
+    void *context;
+    uint64_t id;
+
+    bool started, ended;
+    struct generation_usage usage; /* as far as it is known */
+    struct buffer text, stop;
+    struct token_logprob top[GENERATION_MAX_TOP_LOGPROBS];
+};
+
+/* A token, from data as generation_token_write gives it. Data that nobody here would have written
+ * end the answer as FAILED. False once it has ended. */
+bool generation_feed_token(struct generation_feed *feed, size_t index, int32_t token,
+                           const json_t *data);
+/* The end: status OK and data as generation_end_write gives it, or why there is no more. */
+void generation_feed_end(struct generation_feed *feed, enum status status, const char *reason,
+                         const json_t *data);
+/* Ends it as FINISH_CANCELLED, unless it has ended. */
+void generation_feed_cancel(struct generation_feed *feed);
+void generation_feed_free(struct generation_feed *feed); /* what it points to; no event */
 
 #endif

@@ -31,7 +31,8 @@ struct generation {
     struct served_model *model;
     bool acquired; /* the model, to be released */
     struct generation_choice *choices;
-    struct grammar *grammar; /* that all choices follow, or NULL */
+    json_t *grammar_asked;   /* what all choices must follow, or NULL */
+    struct grammar *grammar; /* the same, compiled */
     struct net_timer *timer;
     struct gateway_use use; /* what its key pays for, while it runs the engine thread's */
     bool reading;           /* the worker reads the body, which lives as long as the exchange */
@@ -57,6 +58,7 @@ static void free_generation(void *context)
     server_busy(generation->server, false);
     gateway_end(generation->server->gateway, &generation->use);
     grammar_release(generation->grammar);
+    json_decref(generation->grammar_asked);
     if (generation->acquired)
         models_release(generation->model);
     if (generation->model != NULL)
@@ -396,6 +398,7 @@ static struct generation_request *make_request(const struct generation *generati
         (call->has_seed ? call->sampling.seed : rng_entropy()) + choice % call->n_choices;
     request->client = gateway_client(&generation->use);
     request->grammar = generation->grammar;
+    request->grammar_asked = json_incref(generation->grammar_asked);
     request->max_tokens = call->max_tokens;
     request->stops = stops;
     request->n_stops = call->n_stops;
@@ -457,12 +460,17 @@ static enum status encode_prompt(struct generation *generation, size_t prompt,
 {
     const struct api_call *call = generation->call;
     const struct engine *engine = generation->model->engine;
+    json_t **asked = &generation->grammar_asked;
+    enum status status;
     if (call->operation == API_CHAT)
-        return prompt_chat(engine, call, generation->answer, &generation->grammar, out, error);
-    enum status status =
-        prompt_constrain(engine, call, (struct view){0}, &generation->grammar, error);
-    return status == STATUS_OK ? prompt_encode(engine, call, &call->prompts[prompt], out, error)
-                               : status;
+        status = prompt_chat(engine, call, generation->answer, asked, out, error);
+    else
+        status = prompt_constrain(engine, call, (struct view){0}, asked, error);
+    if (status == STATUS_OK && *asked != NULL && generation->grammar == NULL)
+        status = engine_grammar(engine, *asked, &generation->grammar, error);
+    if (status == STATUS_OK && call->operation != API_CHAT)
+        status = prompt_encode(engine, call, &call->prompts[prompt], out, error);
+    return status;
 }
 
 /* On the worker: renders, tokenizes and submits the prompts one after the other. */

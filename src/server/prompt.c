@@ -93,35 +93,37 @@ enum status prompt_render(const struct engine *engine, const struct api_call *ca
 }
 
 enum status prompt_constrain(const struct engine *engine, const struct api_call *call,
-                             struct view prompt, struct grammar **grammar, struct error *error)
+                             struct view prompt, json_t **asked, struct error *error)
 {
     bool calls = call->tools != NULL && call->tool_choice > API_TOOLS_NONE;
-    if ((!calls && call->output == API_OUTPUT_TEXT) || *grammar != NULL ||
+    if ((!calls && call->output == API_OUTPUT_TEXT) || *asked != NULL ||
         call->operation > API_COMPLETION)
         return STATUS_OK;
-    json_t *any_object = json_pack("{s:s}", "type", "object");
-    struct reply_syntax syntax = {0};
-    struct grammar_spec spec = {.single_call = call->single_call, .tool = call->tool_name};
-    if (call->operation == API_CHAT) {
-        syntax = reply_syntax_of(engine->reply_format, engine->template_source);
-        spec.syntax = &syntax;
-        spec.thinking = reply_begins_thinking(engine->reply_format, prompt);
-    }
+    bool chat = call->operation == API_CHAT;
+    json_t *json =
+        json_pack("{s:b, s:b, s:b}", "single_call", call->single_call, "chat", chat, "thinking",
+                  chat && reply_begins_thinking(engine->reply_format, prompt));
+    int failed = json == NULL;
     if (calls)
-        spec.tools = call->tools;
+        failed |= json_object_set(json, "tools", (json_t *)call->tools);
     else if (call->output == API_OUTPUT_GRAMMAR)
-        spec.gbnf = view_of(call->grammar);
+        failed |= json_object_set_new(json, "gbnf", json_string(call->grammar));
+    else if (call->output == API_OUTPUT_JSON)
+        failed |= json_object_set_new(json, "schema", json_pack("{s:s}", "type", "object"));
     else
-        spec.schema = call->output == API_OUTPUT_JSON ? any_object : call->schema;
-    enum status status = any_object == NULL
-                             ? error_memory(error, 1)
-                             : grammar_cache_get(engine->grammars, &spec, grammar, error);
-    json_decref(any_object);
-    return status;
+        failed |= json_object_set(json, "schema", (json_t *)call->schema);
+    if (call->tool_name != NULL)
+        failed |= json_object_set_new(json, "tool", json_string(call->tool_name));
+    if (failed) {
+        json_decref(json);
+        return error_memory(error, sizeof *json);
+    }
+    *asked = json;
+    return STATUS_OK;
 }
 
 enum status prompt_chat(const struct engine *engine, const struct api_call *call,
-                        struct api_answer *answer, struct grammar **grammar, struct token_list *out,
+                        struct api_answer *answer, json_t **asked, struct token_list *out,
                         struct error *error)
 {
     struct buffer text = {0};
@@ -131,8 +133,8 @@ enum status prompt_chat(const struct engine *engine, const struct api_call *call
         status = engine_encode(engine, prompt, out, error);
     for (size_t i = 0; i < call->n_choices && status == STATUS_OK; i++)
         status = api_answer_parse(answer, i, engine->reply_format, prompt, error);
-    if (status == STATUS_OK && grammar != NULL)
-        status = prompt_constrain(engine, call, prompt, grammar, error);
+    if (status == STATUS_OK && asked != NULL)
+        status = prompt_constrain(engine, call, prompt, asked, error);
     buffer_free(&text);
     return status;
 }

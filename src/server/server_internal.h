@@ -194,16 +194,16 @@ void reply_json(struct http_exchange *exchange, int status, struct view body);
 /* ---- Prompts and vectors --------------------------------------------------------------------- */
 
 /* The prompt of a chat as text, or as tokens; then answer knows how its choices will be read, and
- * unless it is NULL, *grammar what they must follow. */
+ * unless it is NULL, *asked what they must follow. */
 enum status prompt_render(const struct engine *engine, const struct api_call *call,
                           struct buffer *out, struct error *error);
 enum status prompt_chat(const struct engine *engine, const struct api_call *call,
-                        struct api_answer *answer, struct grammar **grammar, struct token_list *out,
+                        struct api_answer *answer, json_t **asked, struct token_list *out,
                         struct error *error);
-/* What the answer must follow, compiled or known from before; *grammar stays where there is one.
- * prompt: of a chat. */
+/* What the answer must follow, as engine_grammar takes it: a new reference; *asked stays where
+ * nothing is asked for, or something is there. prompt: of a chat. */
 enum status prompt_constrain(const struct engine *engine, const struct api_call *call,
-                             struct view prompt, struct grammar **grammar, struct error *error);
+                             struct view prompt, json_t **asked, struct error *error);
 /* Whether a chat's answer goes on from what the last message has of it. */
 bool prompt_continues(const struct api_call *call);
 /* The tokens of one of the call's prompts that are no chat. */
