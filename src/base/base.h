@@ -327,6 +327,9 @@ unsigned pool_threads(const struct pool *pool);
 typedef void pool_fn(void *context, unsigned thread, size_t begin, size_t end);
 void pool_run(struct pool *pool, pool_fn *fn, void *context, size_t n_items, size_t chunk);
 
+/* Jobs that have begun so far. Any thread: it shows whether something is computed. */
+uint64_t pool_jobs(struct pool *pool);
+
 /* Where a thread's share of a job of n_chunks begins. */
 size_t pool_first_chunk(const struct pool *pool, unsigned thread, size_t n_chunks);
 

@@ -47,6 +47,7 @@ struct pool {
     pthread_cond_t job_posted, job_done;
     unsigned n_parked;
     bool closing;
+    atomic_uint_least64_t n_jobs; /* that have begun, small ones too */
 
     pthread_mutex_t turn_mutex;
     pthread_cond_t turn_ended;
@@ -192,6 +193,7 @@ void pool_run(struct pool *pool, pool_fn *fn, void *context, size_t n_items, siz
 {
     if (n_items == 0)
         return;
+    atomic_fetch_add_explicit(&pool->n_jobs, 1, memory_order_relaxed);
     if (pool->n_threads == 1 || n_items <= chunk) {
         fn(context, 0, 0, n_items);
         return;
@@ -310,6 +312,11 @@ void pool_close(struct pool *pool)
     free(pool->threads);
     free(pool->slots);
     free(pool);
+}
+
+uint64_t pool_jobs(struct pool *pool)
+{
+    return atomic_load_explicit(&pool->n_jobs, memory_order_relaxed);
 }
 
 unsigned pool_threads(const struct pool *pool)
