@@ -439,6 +439,22 @@ static bool advance(struct batch *batch, struct stream *stream)
     return ended;
 }
 
+/* The model is of no use any more: nothing can go on. */
+static void fail_all(struct batch *batch, const struct error *error)
+{
+    struct stream **lists[] = {batch->running, batch->paused};
+    uint32_t *counts[] = {&batch->n_running, &batch->n_paused};
+    for (size_t l = 0; l < ARRAY_COUNT(lists); l++) {
+        for (uint32_t i = 0; i < *counts[l]; i++) {
+            if (lists[l][i]->sequence != NULL)
+                release_sequence(batch, lists[l][i]);
+            stream_fail(lists[l][i], error);
+            end_stream(batch, lists[l][i]);
+        }
+        *counts[l] = 0;
+    }
+}
+
 void batch_step(struct batch *batch)
 {
     struct error error;
@@ -447,6 +463,10 @@ void batch_step(struct batch *batch)
         return;
     plan_with_pages(batch);
     enum status status = compute(batch, &error);
+    if (status == STATUS_LOST) {
+        fail_all(batch, &error);
+        return;
+    }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
