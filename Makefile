@@ -87,6 +87,8 @@ SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/fake/*.c) tests/support/
 ifneq ($(filter amx,$(KERNEL_ISAS)),)
 SUPPORT += $(BUILD)/tests/support/amx_emulated.o
 endif
+# tests/sim runs whole clusters in one process, from seeds.
+SIM_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/sim/test_*.c))
 REFERENCE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/reference/test_*.c))
 # What the other suites run.
 TEST_PROGRAMS := $(BUILD)/tests/support/isa $(BUILD)/tests/support/http_echo \
@@ -123,7 +125,7 @@ $(BUILD)/tests/support/amx_emulated.o: src/quant/kernels_amx.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(KERNEL_FLAGS_amx) -DTILES_EMULATED -MMD -MP -c -o $@ $<
 
-unit-tests: $(UNIT_TESTS) $(REFERENCE_TESTS) $(TEST_PROGRAMS)
+unit-tests: $(UNIT_TESTS) $(SIM_TESTS) $(REFERENCE_TESTS) $(TEST_PROGRAMS)
 
 $(BUILD)/tests/%: tests/%.c $(SUPPORT) $(LIBRARY)
 	@mkdir -p $(@D)
@@ -131,7 +133,7 @@ $(BUILD)/tests/%: tests/%.c $(SUPPORT) $(LIBRARY)
 	    -MMD -MP -o $@ $< $(SUPPORT) $(LIBRARY) $(LDLIBS) $(shell $(PKG_CONFIG) --libs cmocka)
 
 test: unit-tests
-	@for t in $(UNIT_TESTS) $(REFERENCE_TESTS); do $$t || exit 1; done
+	@for t in $(UNIT_TESTS) $(SIM_TESTS) $(REFERENCE_TESTS); do $$t || exit 1; done
 
 # Benchmarks of single parts: bench/NAME.c becomes build/bench/NAME.
 bench: $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))

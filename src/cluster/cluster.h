@@ -7,20 +7,22 @@
  * the calls below and acts through struct cluster_env. The same calls with the same times and the
  * same random numbers do the same; tests/sim runs whole clusters in one process from a seed.
  *
- * Life: cluster_core_open, cluster_core_set_facts, then any of the calls; cluster_core_tick at least
- * every CLUSTER_TICK_MS. All calls belong to one thread (the loop). Functions of the environment are
- * called from within; they must not call the core, but give results later by the calls below.
+ * Life: cluster_core_open, cluster_core_set_facts, then any of the calls; cluster_core_tick at
+ * least every CLUSTER_TICK_MS. All calls belong to one thread (the loop). Functions of the
+ * environment are called from within; they must not call the core, but give results later by the
+ * calls below.
  *
  * Words: a node is one machine. A link is one authenticated, ordered connection between two nodes;
  * its end is the loss of the peer for all that was going on with it. An instance is one running
- * placement of a model; its owner schedules and samples. An epoch is one attempt to run an instance:
- * each recovery begins a new one, and what belongs to an older one is refused. A gateway node is one
- * that a client of the API is connected to. An object is a file that nodes get from each other in
- * chunks: a model ("SHA") or a slice of one ("SHA/SLICE").
+ * placement of a model; its owner schedules and samples. An epoch is one attempt to run an
+ * instance: each recovery begins a new one, and what belongs to an older one is refused. A gateway
+ * node is one that a client of the API is connected to. An object is a file that nodes get from
+ * each other in chunks: a model ("SHA") or a slice of one ("SHA/SLICE").
  *
- * The messages are drawn at the top of the files that read them: core_members.c (hello, beat, facts,
- * bye), core_state.c (state_...), core_worker.c (reserve ... released), core_request.c (submit ...
- * end), core_transfer.c (holds, have).
+ * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
+ * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
+ * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
+ * have).
  */
 #ifndef CONSORT_CLUSTER_H
 #define CONSORT_CLUSTER_H
@@ -45,7 +47,7 @@
 #define CLUSTER_MAX_REQUESTS 512     /* of the clients of one node, and at one owner */
 #define CLUSTER_MAX_TRANSFERS 16     /* objects that one node fetches at a time */
 #define CLUSTER_MAX_CHUNKS 131072    /* of an object: 1 TiB */
-#define CLUSTER_MAX_TOKENS (1 << 20) /* of one answer */
+#define CLUSTER_MAX_TOKENS (1 << 19) /* of one answer */
 #define CLUSTER_MAX_ENTRIES 1024     /* of the desired state, as commands fill it */
 #define CLUSTER_MAX_MERGED 4096      /* ... and as parts that were apart come together */
 
@@ -222,11 +224,12 @@ struct cluster_env {
     /* Measures the path to a node; ends in cluster_core_measured. (optional) */
     void (*measure)(void *context, struct cluster_id node, const char *address);
 
-    /* Plans one instance; fills *out or says why not, with the numbers. STATUS_MEMORY: it does not
-     * fit now. Takes milliseconds. */
+    /* Plans one instance; fills *out or says why not, with the numbers; then *out does not count.
+     * STATUS_MEMORY: it does not fit now. STATUS_INVALID, STATUS_UNSUPPORTED: it never will; others
+     * are tried again a few times. Takes milliseconds. */
     enum status (*plan)(void *context, const struct cluster_plan_input *input,
                         struct cluster_plan *out, struct error *error);
-    /* Sets memory aside for a rank, beyond what the core counts itself; false refuses. (optional) */
+    /* Sets memory aside for a rank, beyond what the core counts; false refuses. (optional) */
     bool (*reserve)(void *context, uint64_t instance, uint32_t epoch, uint64_t bytes);
     void (*release)(void *context, uint64_t instance, uint32_t epoch); /* (optional) */
     /* Whether an object is here, whole, or can be made from what is here. */
@@ -242,8 +245,8 @@ struct cluster_env {
     /* Closes it, also while it opens; ends in cluster_core_closed when its memory is free. */
     void (*close)(void *context, uint64_t instance, uint32_t epoch);
 
-    /* At the owner: computes, and stops computing. After cancel, or close of the instance, events of
-     * the work are ignored. */
+    /* At the owner: computes, and stops computing. After cancel, or close of the instance, events
+     * of the work are ignored. */
     void (*start)(void *context, const struct cluster_work *work);
     void (*cancel)(void *context, uint64_t work);
 
@@ -325,8 +328,10 @@ void cluster_core_closed(struct cluster_core *core, uint64_t instance, uint32_t 
 /* A rank that ran can do so no more: its mesh broke (peer: to whom, or none), memory is out. */
 void cluster_core_broken(struct cluster_core *core, uint64_t instance, uint32_t epoch,
                          struct cluster_id peer, const char *reason);
-/* The step counter of a rank; it counts parts of long steps too. waiting: whether work waits for
- * it. At least every CLUSTER_BEAT_MS while it is open. */
+/* The step counter of a rank; it counts parts of long steps too. waiting: at the owner, requests
+ * are under way; at a worker, a step is in its hands and not with another rank. A counter that does
+ * not move while it is so is that of a hung rank. Called when one of them changed, at most every
+ * CLUSTER_BEAT_MS. */
 void cluster_core_steps(struct cluster_core *core, uint64_t instance, uint32_t epoch,
                         uint64_t steps, bool waiting);
 

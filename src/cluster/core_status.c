@@ -1,0 +1,230 @@
+/* The status as JSON, for commands and the page. */
+#include "cluster/core_internal.h"
+
+static const char *const node_state_names[] = {"none", "up", "down", "down", "up"};
+
+static json_t *models_json(const struct cluster_facts *facts)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < facts->n_models; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "sha", facts->models[i].sha,
+                                              "name", facts->models[i].name, "size",
+                                              json_u64(facts->models[i].size_bytes)));
+    return list;
+}
+
+static json_t *addresses_json(const struct node *node)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < node->n_addresses; i++)
+        json_array_append_new(list, json_string(node->addresses[i]));
+    return list;
+}
+
+static json_t *node_json(const struct cluster_core *core, const struct node *node)
+{
+    const struct cluster_facts *facts = &node->facts;
+    json_t *json = json_pack("{s:o, s:s, s:s, s:b, s:o}", "id", json_id(node->id), "name",
+                             node->name, "state", node_state_names[node->state], "self",
+                             (int)(node->state == NODE_SELF), "addresses", addresses_json(node));
+    if (!node_here(node)) {
+        json_object_set_new(json, "reason", json_string(node->reason));
+        if (node->lost_ms != 0)
+            json_object_set_new(json, "lost_ms", json_u64(core->now_ms - node->lost_ms));
+        return json;
+    }
+    json_t *told =
+        json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:i, s:f, s:b, s:o, s:o, s:I}", "memory_limit",
+                  json_u64(facts->memory_limit_bytes), "memory_other",
+                  json_u64(facts->memory_other_bytes), "memory_free",
+                  json_u64(node->state == NODE_SELF ? worker_free_bytes(core) : node->free_bytes),
+                  "disk_free", json_u64(facts->disk_free_bytes), "bandwidth", facts->read_bandwidth,
+                  "flops", facts->flops, "threads", (int)facts->n_threads, "load", facts->load,
+                  "owns", (int)facts->can_own, "models", models_json(facts), "heard_ms",
+                  json_u64(node->state == NODE_SELF ? 0 : core->now_ms - node->heard_ms),
+                  "clock_skew_ms", (json_int_t)node->skew_ms);
+    json_object_update(json, told);
+    json_decref(told);
+    return json;
+}
+
+/* Links as measured, of all nodes that are here. */
+static json_t *links_json(const struct cluster_core *core)
+{
+    json_t *list = json_array();
+    for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        for (uint32_t i = 0; node_here(node) && i < node->n_links; i++) {
+            const struct told_link *link = &node->links[i];
+            json_array_append_new(list, json_pack("{s:o, s:o, s:f, s:f, s:s}", "from",
+                                                  json_id(node->id), "to", json_id(link->node),
+                                                  "latency_us", link->latency_us, "bandwidth",
+                                                  link->bandwidth, "interface", link->interface));
+        }
+    }
+    return list;
+}
+
+/* A list out of what each node tells of its work; each item gets the node as `field`. */
+static json_t *told_json(const struct cluster_core *core, const char *what, const char *field)
+{
+    json_t *list = json_array();
+    for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        const json_t *told = node_here(node) ? json_object_get(node->work, what) : NULL;
+        for (size_t i = 0; i < json_array_size(told); i++) {
+            json_t *item = json_object();
+            json_t *value = json_array_get(told, i);
+            if (json_is_object(value))
+                json_object_update(item, value);
+            else
+                json_object_set(item, "item", value);
+            json_object_set_new(item, field, json_id(node->id));
+            json_array_append_new(list, item);
+        }
+    }
+    return list;
+}
+
+static json_t *named_items(json_t *list, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_t *entry = json_array_get(list, i);
+        json_t *item = json_incref(json_object_get(entry, "item"));
+        json_object_del(entry, "item");
+        for (size_t k = 0; k < n; k++)
+            json_object_set(entry, names[k], json_array_get(item, k));
+        json_decref(item);
+    }
+    return list;
+}
+
+/* Each slice with the nodes that have it. */
+static json_t *objects_json(const struct cluster_core *core)
+{
+    json_t *objects = json_object();
+    for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        for (uint32_t i = 0; node_here(node) && i < node->facts.n_objects; i++) {
+            const struct cluster_object *object = &node->facts.objects[i];
+            json_t *entry = json_object_get(objects, object->id);
+            if (entry == NULL) {
+                entry = json_pack("{s:o, s:i, s:[]}", "size", json_u64(object->size_bytes),
+                                  "copies", (int)fetch_copies(core, object->id), "nodes");
+                json_object_set_new(objects, object->id, entry);
+            }
+            json_array_append_new(json_object_get(entry, "nodes"), json_id(node->id));
+        }
+    }
+    return objects;
+}
+
+/* ---- What a user should know ----------------------------------------------------------------- */
+
+static void add_problem(json_t *problems, const char *kind, const char *about, const char *format,
+                        ...) BASE_PRINTF(4, 5);
+
+static void add_problem(json_t *problems, const char *kind, const char *about, const char *format,
+                        ...)
+{
+    char text[2 * CLUSTER_REASON_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    json_array_append_new(problems,
+                          json_pack("{s:s, s:s, s:s}", "kind", kind, "about", about, "text", text));
+}
+
+static void node_problems(const struct cluster_core *core, json_t *problems)
+{
+    for (size_t n = 1; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        if (node->state == NODE_DOWN || node->state == NODE_DIALLING)
+            add_problem(problems, "down", node->name, "%s is not there: %s", node->name,
+                        node->reason);
+        bool skewed = node->skew_ms > SKEW_MS || node->skew_ms < -SKEW_MS;
+        if (node->state == NODE_UP && skewed)
+            add_problem(problems, "clock", node->name, "the clock of %s differs by %lld seconds",
+                        node->name, (long long)(node->skew_ms / 1000));
+        if (core->n_keys > 1 && node->state != NODE_NONE) {
+            bool has = false;
+            for (uint32_t i = 0; i < node->n_keys; i++)
+                has = has || strcmp(node->keys[i], core->keys[0].id) == 0;
+            if (!has)
+                add_problem(problems, "key", node->name,
+                            "%s does not have the cluster's new key yet; the old one is accepted "
+                            "until it has, or is removed",
+                            node->name);
+        }
+    }
+    for (size_t i = 0; i < CLUSTER_MAX_PEERS; i++) {
+        const struct peer *peer = &core->peers[i];
+        if (peer->address[0] != 0 && peer->failures > 1 && cluster_id_none(peer->node))
+            add_problem(problems, "peer", peer->address, "%s cannot be reached: %s", peer->address,
+                        peer->reason);
+    }
+    for (size_t i = 0; i < CLUSTER_MAX_REFUSED; i++) {
+        const struct refused *refused = &core->refused[i];
+        if (refused->seen_ms != 0 && core->now_ms - refused->seen_ms < REFUSED_MS)
+            add_problem(problems, "refused", refused->address, "%s at %s cannot take part: %s",
+                        refused->name, refused->address, refused->reason);
+    }
+    if (core->copied.seen_ms != 0 && core->now_ms - core->copied.seen_ms < REFUSED_MS)
+        add_problem(problems, "copied", core->copied.name, "%s", core->copied.reason);
+}
+
+static void work_problems(const struct cluster_core *core, json_t *problems)
+{
+    for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        const json_t *instances = node_here(node) ? json_object_get(node->work, "instances") : NULL;
+        for (size_t i = 0; i < json_array_size(instances); i++) {
+            const json_t *instance = json_array_get(instances, i);
+            const char *state = json_string_value(json_object_get(instance, "state"));
+            const char *reason = json_string_value(json_object_get(instance, "reason"));
+            const char *name =
+                json_string_value(json_array_get(json_object_get(instance, "model"), 1));
+            if (state != NULL && reason != NULL && name != NULL && strcmp(state, "failed") == 0)
+                add_problem(problems, "failed", name, "%s cannot run: %s", name, reason);
+        }
+        for (uint32_t i = 0; node_here(node) && i < node->facts.n_objects; i++) {
+            const char *object = node->facts.objects[i].id;
+            if (fetch_copies(core, object) == 1)
+                add_problem(problems, "single", object, "only %s has the slice %s", node->name,
+                            object);
+        }
+    }
+    if (core->state.full)
+        add_problem(problems, "full", "state",
+                    "the cluster keeps too many keys, aliases and models; some were not taken");
+    if (core->removed || core->removed_reason[0] != 0)
+        add_problem(problems, "removed", core->nodes[0].name,
+                    "this node was removed from the cluster; join again");
+}
+
+json_t *cluster_core_status(const struct cluster_core *core)
+{
+    static const char *const grant_names[] = {"instance", "epoch", "owner", "bytes", "state"};
+    static const char *const transfer_names[] = {"object", "done", "of"};
+    json_t *nodes = json_array(), *problems = json_array();
+    for (size_t i = 0; i < CLUSTER_MAX_NODES; i++)
+        if (core->nodes[i].state != NODE_NONE)
+            json_array_append_new(nodes, node_json(core, &core->nodes[i]));
+    node_problems(core, problems);
+    work_problems(core, problems);
+    uint32_t n_asks = 0, n_works = 0;
+    for (uint32_t i = 0; i < CLUSTER_MAX_REQUESTS; i++) {
+        n_asks += core->asks[i].used;
+        n_works += core->works[i].used;
+    }
+    return json_pack(
+        "{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i}, s:o}", "self",
+        json_id(core->nodes[0].id), "key", core->keys[0].id, "nodes", nodes, "links",
+        links_json(core), "instances", told_json(core, "instances", "node"), "reservations",
+        named_items(told_json(core, "grants", "node"), grant_names, ARRAY_COUNT(grant_names)),
+        "objects", objects_json(core), "transfers",
+        named_items(told_json(core, "transfers", "node"), transfer_names,
+                    ARRAY_COUNT(transfer_names)),
+        "requests", "here", (int)n_asks, "owned", (int)n_works, "problems", problems);
+}

@@ -1,0 +1,120 @@
+/* A whole cluster in one process, with virtual time: nodes that run cluster_core, a network between
+ * them, and pretended engines, disks and clients. The same options and the same calls do the same.
+ *
+ * Links are ordered; each direction has a latency that varies, so what goes over different links
+ * comes in any order. A direction that is blocked keeps what is sent until it is free again, as TCP
+ * does. While it runs, the simulation checks what must always be true; the first violation ends it,
+ * and sim_fault says what it was.
+ */
+#ifndef CONSORT_FAKE_CLUSTER_H
+#define CONSORT_FAKE_CLUSTER_H
+
+#include "cluster/cluster.h"
+
+#define SIM_MAX_NODES CLUSTER_MAX_NODES
+#define SIM_MAX_MODELS 6
+#define SIM_MAX_REQUESTS 512
+#define SIM_MAX_KEYS 32
+
+struct sim_options {
+    uint64_t seed;
+    unsigned n_nodes, n_models;
+    uint64_t latency_ms;             /* at most, on a good link */
+    uint64_t memory[SIM_MAX_NODES];  /* bytes */
+    uint64_t models[SIM_MAX_MODELS]; /* bytes of memory that each needs */
+    bool faults;                     /* local work fails now and then */
+    uint32_t idle_ms;
+    bool trace;
+};
+
+/* What happened so far. */
+struct sim_counts {
+    uint64_t messages, answered, errors; /* requests that ended */
+    uint64_t continued;                  /* ... that began again after their first token */
+    uint64_t opened;                     /* ranks */
+    uint64_t chunks, chunks_again;       /* fetched, and asked for though they were there */
+};
+
+struct sim;
+
+struct sim *sim_open(const struct sim_options *options);
+void sim_close(struct sim *sim);
+/* Until virtual time until_ms or a fault; false: there was one. */
+bool sim_run(struct sim *sim, uint64_t until_ms);
+/* Until done(sim), which is asked each 100 ms; false: a fault, or not by until_ms. */
+bool sim_wait(struct sim *sim, uint64_t until_ms, bool (*done)(struct sim *sim));
+const char *sim_fault(const struct sim *sim); /* NULL: none */
+void sim_fail(struct sim *sim, const char *format, ...) BASE_PRINTF(2, 3);
+const struct sim_counts *sim_counts(const struct sim *sim);
+uint64_t sim_now(const struct sim *sim);
+uint64_t sim_random(struct sim *sim, uint64_t below);
+unsigned sim_n_nodes(const struct sim *sim);
+
+/* ---- Nodes ----------------------------------------------------------------------------------- */
+
+struct cluster_core *sim_core(struct sim *sim, unsigned node); /* NULL: it does not run */
+struct cluster_id sim_id(const struct sim *sim, unsigned node);
+const char *sim_name(const struct sim *sim, unsigned node);
+const char *sim_address(const struct sim *sim, unsigned node);
+void sim_start(struct sim *sim, unsigned node);
+/* power: nobody is told. */
+void sim_crash(struct sim *sim, unsigned node, bool power);
+/* Takes no part in anything until then; its clock goes on. */
+void sim_freeze(struct sim *sim, unsigned node, uint64_t until_ms);
+/* Its engines make no step any more, with one in their hands. */
+void sim_hang(struct sim *sim, unsigned node, bool hung);
+void sim_skew(struct sim *sim, unsigned node, int64_t wall_ms);
+/* The same identity as another one. */
+void sim_copy_identity(struct sim *sim, unsigned node, unsigned of);
+void sim_give_model(struct sim *sim, unsigned node, unsigned model);
+void sim_take_object(struct sim *sim, unsigned node, const char *object); /* "": all */
+void sim_set_memory(struct sim *sim, unsigned node, uint64_t bytes);
+/* For each object that the node holds. */
+unsigned sim_n_objects(const struct sim *sim, unsigned node);
+/* Bytes of ranks that are reserved and not released. */
+uint64_t sim_reserved(const struct sim *sim, unsigned node);
+/* Chunks that came over the network, by source. */
+uint64_t sim_chunks_from(const struct sim *sim, unsigned node);
+/* The node never comes back, and its state does not count. */
+void sim_abandon(struct sim *sim, unsigned node);
+bool sim_abandoned(const struct sim *sim, unsigned node);
+
+/* ---- Network --------------------------------------------------------------------------------- */
+
+void sim_block(struct sim *sim, unsigned from, unsigned to, bool blocked);
+void sim_cut(struct sim *sim, unsigned a, unsigned b);         /* their links break now */
+void sim_latency(struct sim *sim, unsigned node, uint64_t ms); /* more, for all of its links */
+void sim_beacons(struct sim *sim, bool on);                    /* nodes find each other */
+void sim_faults(struct sim *sim, bool on);                     /* as in struct sim_options */
+
+/* ---- Clients --------------------------------------------------------------------------------- */
+
+const struct cluster_model *sim_model(const struct sim *sim, unsigned model);
+
+enum sim_answer { SIM_WAITING, SIM_ANSWERED, SIM_ERROR, SIM_CANCELLED, SIM_GONE };
+
+struct sim_request {
+    enum sim_answer answer;
+    unsigned node, model;
+    uint64_t id;
+    uint32_t n_wanted, n_tokens, seed;
+    uint64_t begun_ms, ended_ms;
+    char reason[CLUSTER_REASON_BYTES];
+};
+
+/* A client of a node asks a model for n tokens; -1: the node refused, or does not run. */
+int sim_submit(struct sim *sim, unsigned node, unsigned model, uint32_t n_tokens);
+void sim_cancel(struct sim *sim, int request);
+const struct sim_request *sim_request(const struct sim *sim, int request);
+unsigned sim_n_requests(const struct sim *sim);
+
+/* ---- What can be asked of the whole ---------------------------------------------------------- */
+
+bool sim_all_linked(struct sim *sim);   /* each pair that runs */
+bool sim_all_agree(struct sim *sim);    /* the desired state is the same everywhere */
+bool sim_all_answered(struct sim *sim); /* no request is under way */
+bool sim_nothing_held(struct sim *sim); /* no instance, no reservation */
+bool sim_settled(struct sim *sim);      /* the first three, and one instance a model at most */
+unsigned sim_n_instances(struct sim *sim, unsigned model, bool running);
+
+#endif
