@@ -132,7 +132,7 @@ struct cluster_key {
 struct cluster_candidate {
     struct cluster_id id;
     const char *name;
-    uint64_t free_bytes;               /* that this instance may reserve there */
+    uint64_t free_bytes;               /* that this instance may reserve there; may be 0 */
     const struct cluster_facts *facts; /* borrowed for the call */
     bool holds_model;                  /* whole */
     uint32_t n_objects;                /* slices of this model that lie there */

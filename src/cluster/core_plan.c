@@ -30,7 +30,7 @@ static void add_candidate(const struct cluster_core *core, const struct node *no
                           const struct instance *instance, struct cluster_plan_input *input)
 {
     uint64_t bytes = free_for(core, node, instance);
-    if (!node->has_facts || bytes == 0)
+    if (!node->has_facts)
         return;
     const char *sha = instance->model.sha;
     struct cluster_candidate *candidate = &input->nodes[input->n_nodes++];
@@ -82,8 +82,7 @@ enum status plan_make(struct cluster_core *core, const struct instance *instance
         }
     memset(out, 0, sizeof *out);
     if (input.n_nodes == 0)
-        return error_set(error, STATUS_MEMORY, "no node has memory left for %s",
-                         instance->model.name);
+        return error_set(error, STATUS_BUSY, "no node has told yet what it has");
     enum status status = core->env.plan(core->env.context, &input, out, error);
     if (status != STATUS_OK) {
         memset(out, 0, sizeof *out);

@@ -87,6 +87,7 @@ struct sim_node {
     char name[16], address[32];
     struct cluster_core *core;
     json_t *saved;
+    const char *peer; /* in its configuration; NULL: none */
     uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms;
     int64_t skew_ms;
     bool hung, abandoned, whole[SIM_MAX_MODELS];
@@ -1235,6 +1236,8 @@ void sim_start(struct sim *sim, unsigned index)
     }
     trace(sim, node, "starts");
     set_facts(sim, node);
+    if (node->peer != NULL)
+        cluster_core_add_peer(node->core, node->peer);
     event_at(sim, event_new(sim, EVENT_TICK, index), sim->now_ms + sim_random(sim, 50));
 }
 
@@ -1302,6 +1305,11 @@ void sim_hang(struct sim *sim, unsigned node, bool hung)
 void sim_skew(struct sim *sim, unsigned node, int64_t wall_ms)
 {
     sim->nodes[node].skew_ms = wall_ms;
+}
+
+void sim_set_peer(struct sim *sim, unsigned node, unsigned peer)
+{
+    sim->nodes[node].peer = sim->nodes[peer].address;
 }
 
 void sim_copy_identity(struct sim *sim, unsigned node, unsigned of)
@@ -1375,11 +1383,6 @@ struct cluster_id sim_id(const struct sim *sim, unsigned node)
 const char *sim_name(const struct sim *sim, unsigned node)
 {
     return sim->nodes[node].name;
-}
-
-const char *sim_address(const struct sim *sim, unsigned node)
-{
-    return sim->nodes[node].address;
 }
 
 const struct cluster_model *sim_model(const struct sim *sim, unsigned model)

@@ -55,7 +55,8 @@ unsigned sim_n_nodes(const struct sim *sim);
 struct cluster_core *sim_core(struct sim *sim, unsigned node); /* NULL: it does not run */
 struct cluster_id sim_id(const struct sim *sim, unsigned node);
 const char *sim_name(const struct sim *sim, unsigned node);
-const char *sim_address(const struct sim *sim, unsigned node);
+/* Its configuration names the address of another; from the next start on. */
+void sim_set_peer(struct sim *sim, unsigned node, unsigned peer);
 void sim_start(struct sim *sim, unsigned node);
 /* power: nobody is told. */
 void sim_crash(struct sim *sim, unsigned node, bool power);

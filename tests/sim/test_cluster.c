@@ -250,13 +250,25 @@ static void act_remove(struct story *story)
         sim_abandon(story->sim, other);
 }
 
+/* A node that the others never heard of cannot get the new key. */
+static bool all_known(struct story *story)
+{
+    for (unsigned a = 0; a < story->options.n_nodes; a++)
+        for (unsigned b = 0; b < story->options.n_nodes; b++)
+            if (!sim_abandoned(story->sim, a) && !sim_abandoned(story->sim, b) &&
+                (sim_core(story->sim, a) == NULL ||
+                 core_node(sim_core(story->sim, a), sim_id(story->sim, b)) == NULL))
+                return false;
+    return true;
+}
+
 static void act_rotate(struct story *story)
 {
     unsigned node;
     struct cluster_core *core = any_core(story, &node);
     struct cluster_key key;
     struct error error;
-    if (core == NULL)
+    if (core == NULL || !all_known(story))
         return;
     snprintf(key.id, sizeof key.id, "key-%u", ++story->n_rotations);
     snprintf(key.secret, sizeof key.secret, "secret-%u", story->n_rotations);
@@ -315,9 +327,9 @@ static void begin(struct story *story)
             sim_give_model(sim, any_node(story), i);
     for (unsigned i = 0; i < n; i++) {
         sim_run(sim, sim_now(sim) + any(story, 600));
-        sim_start(sim, i);
         if (!beacons && i > 0)
-            cluster_core_add_peer(sim_core(sim, i), sim_address(sim, (unsigned)any(story, i)));
+            sim_set_peer(sim, i, (unsigned)any(story, i));
+        sim_start(sim, i);
     }
 }
 
@@ -326,6 +338,8 @@ static void heal(struct story *story)
     struct sim *sim = story->sim;
     undo_due(story, true);
     sim_faults(sim, false);
+    if (story->sent_away) /* it may be the only one that some know */
+        sim_beacons(sim, true);
     for (unsigned a = 0; a < story->options.n_nodes; a++) {
         sim_freeze(sim, a, 0);
         sim_hang(sim, a, false);
@@ -424,6 +438,19 @@ static void ask_each(struct story *story)
     }
 }
 
+/* A node that left while nobody heard it is removed by the user. */
+static void forget_abandoned(struct story *story)
+{
+    struct error error;
+    for (unsigned a = 0; a < story->options.n_nodes; a++)
+        for (unsigned b = 0; b < story->options.n_nodes; b++) {
+            struct cluster_core *core = sim_core(story->sim, b);
+            if (sim_abandoned(story->sim, a) && core != NULL &&
+                core_node(core, sim_id(story->sim, a)) != NULL)
+                cluster_core_remove(core, sim_name(story->sim, a), &error);
+        }
+}
+
 static void finish(struct story *story)
 {
     struct sim *sim = story->sim;
@@ -433,6 +460,7 @@ static void finish(struct story *story)
         sim_fail(sim, "does not settle: %s", unsettled(sim));
         return;
     }
+    forget_abandoned(story);
     if (!sim_wait(sim, sim_now(sim) + CALM_MS, keys_ended))
         sim_fail(sim, "the cluster's key does not change everywhere");
     check_keys(story);
