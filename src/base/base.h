@@ -283,6 +283,10 @@ struct machine {
 
 void machine_query(struct machine *out);
 
+/* What models may take of so much memory, where nobody said: all but an eighth for the rest, of 2
+ * to 8 GiB, and at most a quarter. */
+uint64_t machine_usable_bytes(uint64_t memory_bytes);
+
 /* Keeps the machine from falling asleep until wake_lock_close, or the end of this process. NULL
  * where it cannot: without systemd-inhibit (Linux), or refused. */
 struct wake_lock;

@@ -69,6 +69,15 @@ void pages_free(void *pages, size_t size_bytes)
         munmap(pages, size_bytes);
 }
 
+#define MIN_RESERVE_BYTES ((uint64_t)2 << 30)
+#define MAX_RESERVE_BYTES ((uint64_t)8 << 30)
+
+uint64_t machine_usable_bytes(uint64_t memory_bytes)
+{
+    uint64_t reserve = MIN(MAX(memory_bytes / 8, MIN_RESERVE_BYTES), MAX_RESERVE_BYTES);
+    return memory_bytes - MIN(reserve, memory_bytes / 4);
+}
+
 #if defined(__APPLE__)
 
 static uint64_t sysctl_number(const char *name)

@@ -9,17 +9,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MIN_RESERVE_BYTES ((uint64_t)2 << 30)
 #define MIN_WORK_BYTES ((uint64_t)16 << 20)
-#define MAX_RESERVE_BYTES ((uint64_t)8 << 30)
 
 uint64_t memory_default_limit(void)
 {
     struct machine machine;
     machine_query(&machine);
-    uint64_t reserve = MAX(machine.memory_bytes / 8, MIN_RESERVE_BYTES);
-    reserve = MIN(reserve, MIN(machine.memory_bytes / 4, MAX_RESERVE_BYTES));
-    return machine.memory_bytes - reserve;
+    return machine_usable_bytes(machine.memory_bytes);
 }
 
 uint64_t memory_used(const struct server *server)
