@@ -101,7 +101,7 @@ all: $(BUILD)/consort
 $(BUILD)/consort: $(CLI_OBJECTS) $(LIBRARY)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(LIBRARY): $(filter-out $(CLI_OBJECTS),$(OBJECTS)) $(BUILD)/web/page.o
+$(LIBRARY): $(filter-out $(CLI_OBJECTS),$(OBJECTS)) $(BUILD)/web/page.o $(BUILD)/docs/machines.o
 	rm -f $@
 	$(AR) rcs $@ $^
 
@@ -116,6 +116,14 @@ $(BUILD)/web/page.c: web/dist/index.html tools/embed-page
 	tools/embed-page $< >$@
 
 $(BUILD)/web/page.o: $(BUILD)/web/page.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+# What `consort plan` knows of machines.
+$(BUILD)/docs/machines.c: docs/machines.yaml tools/embed-text
+	@mkdir -p $(@D)
+	tools/embed-text plan_library $< >$@
+
+$(BUILD)/docs/machines.o: $(BUILD)/docs/machines.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 page:
@@ -171,12 +179,13 @@ install: all
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/consort
 	install -m 644 docs/completions/_consort $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_consort
 	install -m 644 models/demo.gguf $(DESTDIR)$(PREFIX)/share/consort/demo.gguf
+	install -m 644 docs/machines.yaml $(DESTDIR)$(PREFIX)/share/consort/machines.yaml
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/consort $(DESTDIR)$(PREFIX)/share/man/man1/consort.1 \
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/consort \
 	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_consort \
-	    $(DESTDIR)$(PREFIX)/share/consort/demo.gguf
+	    $(DESTDIR)$(PREFIX)/share/consort/demo.gguf $(DESTDIR)$(PREFIX)/share/consort/machines.yaml
 
 clean:
 	rm -rf build
