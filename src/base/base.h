@@ -49,7 +49,7 @@ enum status {
  * pass one error down through many calls; a call that succeeds leaves it alone. */
 struct error {
     enum status code;
-    char text[256];
+    char text[320];
 };
 
 const char *status_text(enum status code);

@@ -3,7 +3,9 @@
  * papers and published configurations, and the key names of the GGUF specification. */
 #include "model/model_internal.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,12 +194,20 @@ static void read_size(struct reader *reader, const char *suffix, uint32_t limit,
                                    "key %s is %u; 1 to %u can be used", reader->key, *out, limit);
 }
 
-static void check(struct reader *reader, bool holds, const char *what)
+/* The format says which key or tensor, what was found and what was expected. */
+BASE_PRINTF(3, 4)
+static void check(struct reader *reader, bool holds, const char *format, ...)
 {
-    if (reader->status == STATUS_OK && !holds)
-        reader->status = error_set(reader->error, STATUS_INVALID,
-                                   "the metadata of this %s model do not fit together: %s",
-                                   reader->architecture->name, what);
+    if (reader->status != STATUS_OK || holds)
+        return;
+    char what[160];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    reader->status = error_set(reader->error, STATUS_INVALID,
+                               "the metadata of this %s model do not fit together: %s",
+                               reader->architecture->name, what);
 }
 
 static const struct weights_tensor *layer_tensor(struct reader *reader, uint32_t layer,
@@ -208,10 +218,22 @@ static const struct weights_tensor *layer_tensor(struct reader *reader, uint32_t
     return weights_find(reader->weights, full);
 }
 
+static void expect_tensor(struct reader *reader, uint32_t layer, const char *suffix,
+                          const char *why)
+{
+    char full[160];
+    snprintf(full, sizeof full, "blk.%u.%.100s", layer, suffix);
+    if (reader->status == STATUS_OK && weights_find(reader->weights, full) == NULL)
+        reader->status =
+            error_set(reader->error, STATUS_INVALID,
+                      "tensor %s is missing%s; convert or fetch the model again", full, why);
+}
+
 /* ---- Groups of facts ---- */
 
 /* Far above any model there is, and small enough that no product of two or three overflows. */
 #define LIMIT_WIDTH (1u << 20) /* of embeddings, of all heads together, of an FFN */
+#define LIMIT_HEADS (1u << 16)
 #define LIMIT_VOCAB (1u << 24)
 #define LIMIT_RANK (1u << 14)
 #define LIMIT_BIDIRECTIONAL_CTX (1u << 20)
@@ -223,7 +245,9 @@ static void read_sizes(struct reader *reader, struct model_desc *desc)
     read_size(reader, "context_length", MODEL_MAX_CTX, &desc->n_ctx_train);
     uint32_t n_unused = 0; /* layers for predicting further tokens, which a plain pass skips */
     read_u32(reader, "nextn_predict_layers", &n_unused);
-    check(reader, n_unused < desc->n_layers, "nextn_predict_layers leaves no layer");
+    check(reader, n_unused < desc->n_layers,
+          "nextn_predict_layers is %u, expected less than block_count, which is %u", n_unused,
+          desc->n_layers);
     if (reader->status == STATUS_OK && reader->architecture->nextn_in_block_count)
         desc->n_layers -= n_unused;
 
@@ -231,10 +255,11 @@ static void read_sizes(struct reader *reader, struct model_desc *desc)
     if (reader->status == STATUS_OK && embedding == NULL)
         reader->status = error_set(reader->error, STATUS_INVALID,
                                    "tensor token_embd.weight is missing; the file holds no model");
-    check(reader, embedding == NULL || embedding->shape[1] <= LIMIT_VOCAB,
-          "token_embd.weight has more than 16,777,216 tokens");
+    uint64_t n_vocab = embedding != NULL ? embedding->shape[1] : 0;
+    check(reader, n_vocab <= LIMIT_VOCAB,
+          "token_embd.weight has %" PRIu64 " tokens, expected at most %u", n_vocab, LIMIT_VOCAB);
     if (reader->status == STATUS_OK)
-        desc->n_vocab = (uint32_t)embedding->shape[1];
+        desc->n_vocab = (uint32_t)n_vocab;
 }
 
 static void read_heads(struct reader *reader, struct model_desc *desc)
@@ -250,10 +275,12 @@ static void read_heads(struct reader *reader, struct model_desc *desc)
             weights_u32_each(reader->weights, full_key(reader, "attention.head_count_kv"), kv_heads,
                              desc->n_layers, reader->error);
     for (uint32_t i = 0; i < desc->n_layers && reader->status == STATUS_OK; i++) {
-        check(reader, heads[i] >= 1 && heads[i] <= 65536 && kv_heads[i] >= 1,
-              "attention.head_count and head_count_kv must be 1 to 65536 in every layer");
+        check(reader, heads[i] >= 1 && heads[i] <= LIMIT_HEADS,
+              "attention.head_count is %u in layer %u, expected 1 to %u", heads[i], i, LIMIT_HEADS);
         check(reader, kv_heads[i] >= 1 && heads[i] % kv_heads[i] == 0,
-              "attention.head_count is not a multiple of attention.head_count_kv");
+              "attention.head_count is %u in layer %u, expected a multiple of "
+              "attention.head_count_kv, which is %u",
+              heads[i], i, kv_heads[i]);
         desc->layers[i].n_heads = heads[i];
         desc->layers[i].n_kv_heads = kv_heads[i];
     }
@@ -270,7 +297,9 @@ static void read_heads(struct reader *reader, struct model_desc *desc)
         check(reader,
               desc->head_k >= 1 && desc->head_k <= LIMIT_WIDTH / heads[i] && desc->head_v >= 1 &&
                   desc->head_v <= LIMIT_WIDTH / heads[i],
-              "attention.key_length or value_length is 0, or larger than 1,048,576 over all heads");
+              "heads have %u and %u numbers (attention.key_length, value_length), expected 1 to %u "
+              "for %u heads",
+              desc->head_k, desc->head_v, LIMIT_WIDTH / heads[i], heads[i]);
 }
 
 static void read_windows(struct reader *reader, struct model_desc *desc)
@@ -328,10 +357,12 @@ static void read_rope(struct reader *reader, struct model_desc *desc)
     check(reader,
           desc->rope_dims % 2 == 0 && desc->rope_dims <= MODEL_MAX_ROPE_DIMS &&
               (desc->rope_dims <= desc->head_k || arch->rope == MODEL_ROPE_NONE),
-          "rope.dimension_count must be even and no larger than a head");
+          "rope.dimension_count is %u, expected an even number, at most %u and at most "
+          "attention.key_length, which is %u",
+          desc->rope_dims, MODEL_MAX_ROPE_DIMS, desc->head_k);
     float base = 10000.0f;
     read_f32(reader, "rope.freq_base", &base);
-    check(reader, base > 0, "rope.freq_base must be positive");
+    check(reader, base > 0, "rope.freq_base is %g, expected more than 0", (double)base);
     bool finetuned = true;
     read_bool(reader, "rope.scaling.finetuned", &finetuned);
     for (uint32_t i = 0; i < desc->n_layers; i++) {
@@ -348,13 +379,15 @@ static void read_rope(struct reader *reader, struct model_desc *desc)
         reader->status = weights_string(reader->weights, full_key(reader, "rope.scaling.type"),
                                         &kind, reader->error);
     check(reader, kind.data == NULL || rope_scaling_kind(kind, &desc->rope_scaling),
-          "rope.scaling.type is none of none, linear, yarn, longrope");
+          "rope.scaling.type is \"%.*s\", expected none, linear, yarn or longrope",
+          (int)MIN(kind.size, 20), kind.data != NULL ? kind.data : "");
     desc->rope_factor = 0;
     read_f32(reader, "rope.scale_linear", &desc->rope_factor);
     read_f32(reader, "rope.scaling.factor", &desc->rope_factor);
     if (desc->rope_factor == 0 || desc->rope_scaling == MODEL_ROPE_SCALING_NONE)
         desc->rope_factor = 1.0f;
-    check(reader, desc->rope_factor > 0, "rope.scaling.factor must be positive");
+    check(reader, desc->rope_factor > 0, "rope.scaling.factor is %g, expected more than 0",
+          (double)desc->rope_factor);
     desc->rope_ctx_orig = desc->n_ctx_train;
     read_u32(reader, "rope.scaling.original_context_length", &desc->rope_ctx_orig);
     desc->rope_beta_fast = arch->yarn_beta_fast > 0 ? arch->yarn_beta_fast : 32.0f;
@@ -416,7 +449,8 @@ static void read_scales(struct reader *reader, struct model_desc *desc)
                                                      : "attention.layer_norm_rms_epsilon";
     require(reader, eps);
     read_f32(reader, eps, &desc->norm_eps);
-    check(reader, desc->norm_eps >= 0, "the epsilon of the norms is negative");
+    check(reader, desc->norm_eps >= 0, "%s is %g, expected at least 0", eps,
+          (double)desc->norm_eps);
 }
 
 static void read_experts(struct reader *reader, struct model_desc *desc)
@@ -425,11 +459,13 @@ static void read_experts(struct reader *reader, struct model_desc *desc)
     read_u32(reader, "expert_used_count", &desc->n_experts_used);
     if (desc->n_experts == 0)
         desc->n_experts_used = 0;
-    check(reader, desc->n_experts <= MODEL_MAX_EXPERTS, "expert_count is larger than 1024");
+    check(reader, desc->n_experts <= MODEL_MAX_EXPERTS, "expert_count is %u, expected at most %u",
+          desc->n_experts, MODEL_MAX_EXPERTS);
     check(reader,
           desc->n_experts == 0 ||
               (desc->n_experts_used >= 1 && desc->n_experts_used <= desc->n_experts),
-          "expert_used_count must be 1 to expert_count");
+          "expert_used_count is %u, expected 1 to expert_count, which is %u", desc->n_experts_used,
+          desc->n_experts);
     read_bool(reader, "expert_weights_norm", &desc->routing_norm);
     desc->routing_scale = 0;
     read_f32(reader, "expert_weights_scale", &desc->routing_scale);
@@ -437,7 +473,8 @@ static void read_experts(struct reader *reader, struct model_desc *desc)
         desc->routing_scale = 1.0f;
     uint32_t gating = 0;
     read_u32(reader, "expert_gating_func", &gating);
-    check(reader, gating <= 3, "expert_gating_func is none of 1 (softmax), 2 (sigmoid), 3");
+    check(reader, gating <= 3, "expert_gating_func is %u, expected 1 (softmax), 2 (sigmoid) or 3",
+          gating);
     if (gating > 0)
         desc->routing = gating == 1   ? MODEL_ROUTING_SOFTMAX
                         : gating == 2 ? MODEL_ROUTING_SIGMOID
@@ -453,7 +490,9 @@ static void read_experts(struct reader *reader, struct model_desc *desc)
               (desc->n_experts == 0 ||
                desc->n_experts / desc->n_expert_groups * desc->n_expert_groups_used >=
                    desc->n_experts_used),
-          "expert_group_count, expert_group_used_count and expert_count do not divide");
+          "%u groups of which %u are used (expert_group_count, expert_group_used_count) do not "
+          "divide %u experts of which %u are used",
+          desc->n_expert_groups, desc->n_expert_groups_used, desc->n_experts, desc->n_experts_used);
 }
 
 static void read_ffn(struct reader *reader, struct model_desc *desc)
@@ -466,7 +505,7 @@ static void read_ffn(struct reader *reader, struct model_desc *desc)
         const struct weights_tensor *all[] = {down, experts, shared};
         for (size_t t = 0; t < ARRAY_COUNT(all); t++)
             check(reader, all[t] == NULL || all[t]->shape[0] <= LIMIT_WIDTH,
-                  "an FFN is wider than 1,048,576");
+                  "tensor %s is wider than %u", all[t] != NULL ? all[t]->name : "", LIMIT_WIDTH);
         layer->moe = experts != NULL;
         if (reader->status != STATUS_OK)
             return;
@@ -476,8 +515,10 @@ static void read_ffn(struct reader *reader, struct model_desc *desc)
             desc->n_expert_ff = (uint32_t)experts->shape[0];
         if (shared != NULL)
             desc->n_shared_ff = (uint32_t)shared->shape[0];
+        if (down == NULL && experts == NULL)
+            expect_tensor(reader, i, "ffn_down.weight", "");
         check(reader, experts == NULL || desc->n_experts > 0,
-              "there are expert tensors, but expert_count is missing or 0");
+              "there is a tensor blk.%u.ffn_down_exps.weight, but expert_count is missing or 0", i);
     }
 }
 
@@ -486,10 +527,12 @@ static void read_pooling(struct reader *reader, struct model_desc *desc)
     desc->causal = !reader->architecture->post_norm;
     read_bool(reader, "attention.causal", &desc->causal);
     check(reader, desc->causal || desc->n_ctx_train <= LIMIT_BIDIRECTIONAL_CTX,
-          "context_length is too large for a model that is not causal");
+          "context_length is %u, expected at most %u for a model that is not causal",
+          desc->n_ctx_train, LIMIT_BIDIRECTIONAL_CTX);
     uint32_t pooling = 0;
     read_u32(reader, "pooling_type", &pooling);
-    check(reader, pooling <= MODEL_POOLING_RANK, "pooling_type is none of 0 to 4");
+    check(reader, pooling <= MODEL_POOLING_RANK, "pooling_type is %u, expected 0 to %d", pooling,
+          MODEL_POOLING_RANK);
     desc->pooling = (enum model_pooling)pooling;
 }
 
@@ -503,7 +546,72 @@ static void read_mla(struct reader *reader, struct model_desc *desc)
     if (layer_tensor(reader, 0, "attn_q_a") != NULL)
         read_size(reader, "attention.q_lora_rank", LIMIT_RANK, &desc->mla_q_rank);
     check(reader, desc->rope_dims < desc->head_k,
-          "rope.dimension_count leaves no un-rotated part of a head");
+          "rope.dimension_count is %u, expected less than attention.key_length_mla, which is %u",
+          desc->rope_dims, desc->head_k);
+}
+
+/* ---- Layers are whole ---- */
+
+/* Whether a tensor of that name is in all layers where it is in one. Those of FFNs are not, which are
+ * dense in some layers and of experts in others. */
+static bool in_all_layers(const char *suffix)
+{
+    static const char *const names[] = {
+        "attn_norm",      "attn_output_norm", "post_attention_norm",
+        "ffn_norm",       "post_ffw_norm",    "layer_output_norm",
+        "attn_q",         "attn_k",           "attn_v",
+        "attn_qkv",       "attn_output",      "attn_q_norm",
+        "attn_k_norm",    "attn_sinks",       "attn_q_a",
+        "attn_q_a_norm",  "attn_q_b",         "attn_kv_a_mqa",
+        "attn_kv_a_norm", "attn_kv_b",        "attn_k_b",
+        "attn_v_b",
+    };
+    size_t length = strcspn(suffix, ".");
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+        if (strlen(names[i]) == length && memcmp(names[i], suffix, length) == 0)
+            return true;
+    return false;
+}
+
+/* A tensor of one layer must be in all, and none belongs to a layer that there is not. */
+static void check_same_tensors(struct reader *reader, const struct model_desc *desc)
+{
+    uint32_t n_unused = 0;
+    read_u32(reader, "nextn_predict_layers", &n_unused);
+    for (size_t t = 0; t < weights_tensor_count(reader->weights); t++) {
+        const char *name = weights_tensor_at(reader->weights, t)->name;
+        if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
+            continue;
+        char *suffix;
+        unsigned long layer = strtoul(name + 4, &suffix, 10);
+        check(reader, layer < (unsigned long)desc->n_layers + n_unused,
+              "there is a tensor %.100s, but block_count is %u", name, desc->n_layers);
+        if (*suffix++ != '.' || layer >= desc->n_layers || !in_all_layers(suffix))
+            continue;
+        if (layer > 0)
+            expect_tensor(reader, 0, suffix, ", which other layers have");
+        else
+            for (uint32_t i = 1; i < desc->n_layers; i++)
+                expect_tensor(reader, i, suffix, ", which other layers have");
+    }
+}
+
+/* Norms have other names and places in each architecture, but none does without. */
+static void check_whole(struct reader *reader, struct model_desc *desc)
+{
+    check_same_tensors(reader, desc);
+    bool before = layer_tensor(reader, 0, "attn_norm") != NULL;
+    bool after = layer_tensor(reader, 0, "post_attention_norm") != NULL;
+    if (!before && !after && layer_tensor(reader, 0, "attn_output_norm") == NULL)
+        expect_tensor(reader, 0, "attn_norm.weight", "");
+    if (!desc->parallel && layer_tensor(reader, 0, "layer_output_norm") == NULL &&
+        layer_tensor(reader, 0, "post_ffw_norm") == NULL && !(before && after))
+        expect_tensor(reader, 0, "ffn_norm.weight", "");
+    if (reader->status == STATUS_OK && !desc->post_norm &&
+        weights_find(reader->weights, "output_norm.weight") == NULL)
+        reader->status =
+            error_set(reader->error, STATUS_INVALID,
+                      "tensor output_norm.weight is missing; convert or fetch the model again");
 }
 
 static void count_parameters(struct reader *reader, struct model_desc *desc)
@@ -541,7 +649,7 @@ static enum status find_architecture(struct reader *reader)
     struct buffer known = {0};
     for (size_t i = 0; i < ARRAY_COUNT(architectures); i++)
         buffer_printf(&known, "%s%s", i > 0 ? ", " : "", architectures[i].name);
-    error_set(reader->error, STATUS_UNSUPPORTED, "architecture %.*s is not known; known are %s",
+    error_set(reader->error, STATUS_UNSUPPORTED, "architecture \"%.*s\" is not known; known are %s",
               (int)MIN(name.size, 40), name.data, known.data != NULL ? known.data : "");
     buffer_free(&known);
     return STATUS_UNSUPPORTED;
@@ -578,9 +686,9 @@ enum status model_describe(struct model_desc **out, const struct weights *weight
     desc->moe_plus_dense = arch->moe_plus_dense;
 
     static void (*const groups[])(struct reader *, struct model_desc *) = {
-        read_sizes,   read_heads,           read_windows,     read_rope,
-        read_mla,     read_scales,          read_experts,     read_ffn,
-        read_pooling, apply_yarn_magnitude, count_parameters,
+        read_sizes,   read_heads,           read_windows, read_rope,
+        read_mla,     read_scales,          read_experts, read_ffn,
+        read_pooling, apply_yarn_magnitude, check_whole,  count_parameters,
     };
     for (size_t i = 0; i < ARRAY_COUNT(groups) && reader.status == STATUS_OK; i++)
         groups[i](&reader, desc);

@@ -43,7 +43,7 @@ static const struct weights_tensor *find(struct loader *loader, const char *name
 static void fail(struct loader *loader, enum status code, const char *name, const char *what)
 {
     if (loader->status == STATUS_OK)
-        loader->status = error_set(loader->error, code, "tensor %s %s", name, what);
+        loader->status = error_set(loader->error, code, "tensor %.100s %s", name, what);
 }
 
 /* ---- Vectors ---- */

@@ -80,6 +80,8 @@ static uint32_t format_number(enum quant_format format)
 void tiny_tensor_as(struct tiny_gguf *gguf, enum quant_format format, const char *name,
                     uint64_t n_cols, uint64_t n_rows, uint64_t n_matrices)
 {
+    if (gguf->left_out != NULL && strcmp(name, gguf->left_out) == 0)
+        return;
     uint64_t seed = 14695981039346656037u; /* FNV-1a of the name */
     for (const char *c = name; *c != '\0'; c++)
         seed = (seed ^ (unsigned char)*c) * 1099511628211u;

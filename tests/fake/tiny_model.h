@@ -8,6 +8,7 @@
 struct tiny_gguf {
     struct buffer keys, tensors, data;
     uint64_t n_keys, n_tensors;
+    const char *left_out; /* the name of a tensor that tiny_tensor does not write, or NULL */
 };
 
 void tiny_u32(struct tiny_gguf *gguf, const char *key, uint32_t value);

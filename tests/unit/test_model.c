@@ -406,8 +406,8 @@ static void test_model_names_what_is_wrong(void **state)
         {FLAW_KEY_MISSING, STATUS_INVALID, "llama.block_count", "missing"},
         {FLAW_KEY_TYPE, STATUS_INVALID, "llama.block_count", "string"},
         {FLAW_KEY_HUGE, STATUS_INVALID, "llama.block_count", "4000000000"},
-        {FLAW_HEADS, STATUS_INVALID, "head_count_kv", "multiple"},
-        {FLAW_ROPE, STATUS_INVALID, "rope.dimension_count", "even"},
+        {FLAW_HEADS, STATUS_INVALID, "head_count is 2 in layer 0", "head_count_kv, which is 3"},
+        {FLAW_ROPE, STATUS_INVALID, "rope.dimension_count is 17", "even"},
         {FLAW_TENSOR_UNKNOWN, STATUS_UNSUPPORTED, "blk.1.attn_mystery.weight", "no place"},
         {FLAW_FFN_BESIDE_EXPERTS, STATUS_UNSUPPORTED, "blk.0.ffn_gate.weight", "no place"},
     };
@@ -423,14 +423,16 @@ static void test_model_names_what_is_wrong(void **state)
     }
 }
 
-/* A file with one tensor alone. */
-static void check_tensor_error(const char *name, uint64_t n_cols, uint64_t n_rows,
-                               const char *expected)
+/* A llama without one tensor (or NULL) and with one more. */
+static void check_tensor_error(const char *left_out, const char *added, const char *expected)
 {
-    struct tiny_gguf gguf = {0};
+    struct tiny_gguf gguf = {.left_out = left_out};
     struct error error = {0};
     tiny_llama_keys(&gguf, 2);
-    tiny_tensor(&gguf, name, n_cols, n_rows, 1);
+    tiny_llama_tensors(&gguf);
+    gguf.left_out = NULL;
+    if (added != NULL)
+        tiny_tensor(&gguf, added, 32, 32, 1);
     assert_not_opened(open_weights(&gguf), 64, QUANT_F16, STATUS_INVALID, &error);
     if (strstr(error.text, expected) == NULL)
         fail_msg("%s is not named: %s", expected, error.text);
@@ -439,11 +441,24 @@ static void check_tensor_error(const char *name, uint64_t n_cols, uint64_t n_row
 static void test_model_names_tensors(void **state)
 {
     (void)state;
-    check_tensor_error("token_embd.weight", TINY_EMBD, TINY_VOCAB,
-                       "blk.0.attn_q.weight is missing");
-    check_tensor_error("token_embd.weight", 32, 32,
-                       "[32, 32, 1]; the metadata ask for [64, 32, 1]");
-    check_tensor_error("other.weight", 32, 32, "token_embd.weight is missing");
+    static const char *const needed[] = {
+        "token_embd.weight",        "output_norm.weight",    "blk.0.attn_norm.weight",
+        "blk.1.attn_norm.weight",   "blk.0.ffn_norm.weight", "blk.1.ffn_norm.weight",
+        "blk.0.attn_q.weight",      "blk.1.attn_k.weight",   "blk.0.attn_v.weight",
+        "blk.1.attn_output.weight", "blk.0.ffn_up.weight",   "blk.1.ffn_down.weight",
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(needed); i++) {
+        char expected[96];
+        snprintf(expected, sizeof expected, "%s is missing", needed[i]);
+        check_tensor_error(needed[i], NULL, expected);
+    }
+    check_tensor_error(
+        "blk.0.attn_q.weight", "blk.0.attn_q.weight",
+        "blk.0.attn_q.weight has shape [32, 32, 1]; the metadata ask for [64, 64, 1]");
+    check_tensor_error(NULL, "blk.2.attn_q.weight",
+                       "there is a tensor blk.2.attn_q.weight, but block_count is 2");
+    check_tensor_error(NULL, "blk.1.attn_q_norm.weight",
+                       "blk.0.attn_q_norm.weight is missing, which other layers have");
 }
 
 /* Positions that a file learned end; one past them would read past the table. */
