@@ -288,7 +288,9 @@ static enum status measure_tensor(struct reader *r, struct weights_tensor *tenso
     if (!fits || bytes > r->part->size)
         return error_set(r->error, STATUS_INVALID,
                          "%s: tensor " GGUF_NAME_SHOWN " of shape %" PRIu64 " x %" PRIu64
-                         " x %" PRIu64 " x %" PRIu64 " (%s) cannot lie in a file of %zu bytes",
+                         " x %" PRIu64 " x %" PRIu64
+                         " (%s) cannot lie in a file of %zu bytes; it is "
+                         "cut off or damaged",
                          r->part->name, tensor->name, tensor->shape[0], tensor->shape[1],
                          tensor->shape[2], tensor->shape[3], info->name, r->part->size);
     return STATUS_OK;

@@ -101,12 +101,18 @@ static enum status expect_whole(const struct gguf_part *part, struct error *erro
 {
     const struct gguf_value *value = part_value(part, "split.count");
     uint64_t count;
-    if (value == NULL || (gguf_value_unsigned(value, UINT64_MAX, &count) && count <= 1))
+    if (value == NULL)
+        return STATUS_OK;
+    if (!gguf_value_unsigned(value, GGUF_MAX_PARTS, &count))
+        return error_set(error, STATUS_INVALID,
+                         "%s: key split.count is not a number of parts, expected 0 to %d",
+                         part->name, GGUF_MAX_PARTS);
+    if (count <= 1)
         return STATUS_OK;
     return error_set(error, STATUS_INVALID,
                      "%s is one part of a split model (key split.count); parts must keep their "
                      "names, which end in -00001-of-%05" PRIu64 ".gguf",
-                     part->name, gguf_value_unsigned(value, 99999, &count) ? count : 0);
+                     part->name, count);
 }
 
 /* Opens part number i (from 0) of part_count and checks that it says so itself. */

@@ -666,6 +666,10 @@ static void test_weights_parts_disagree(void **state)
     expect_path_error("renamed.gguf", STATUS_INVALID, "keep their names");
     expect_path_error("d-00003-of-00002.gguf", STATUS_INVALID, "part 3 of 2");
     expect_path_error("d-00001-of-99999.gguf", STATUS_INVALID, "at most 65535");
+    write_part("whole.gguf", 0, 2, 1, "a");
+    expect_path_error("whole.gguf", STATUS_INVALID, "end in -00001-of-00002.gguf");
+    write_part("whole.gguf", 0, 70000, 1, "a");
+    expect_path_error("whole.gguf", STATUS_INVALID, "split.count is not a number of parts");
 }
 
 static void test_weights_paths(void **state)
