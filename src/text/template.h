@@ -345,6 +345,8 @@ void list_push(struct run *run, struct list *list, struct value value);
  * while making them is kept until then; those of limits stand. */
 struct value list_generator(struct run *run, struct list *list);
 void list_flip(struct list *list); /* the last element first */
+/* Stable, by the elements themselves; backward: the greatest first. */
+void list_sort_values(struct run *run, struct list *list, bool backward);
 struct value list_pair(struct run *run, struct value first, struct value second); /* a tuple */
 struct dict *dict_open(struct run *run);
 void dict_set(struct run *run, struct dict *dict, struct value key, struct value value);

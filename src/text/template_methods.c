@@ -81,6 +81,14 @@ static struct value list_reverse(struct run *run, struct value self, struct call
     return value_none();
 }
 
+static struct value list_sort(struct run *run, struct value self, struct call *call)
+{
+    if (call->n_positional > 0 || value_truth(call->bound[0]))
+        return template_fail(run, STATUS_INVALID, "sort() takes only reverse=true or false");
+    list_sort_values(run, self.list, template_flag(call->bound[1]));
+    return value_none();
+}
+
 static struct value list_copy(struct run *run, struct value self, struct call *call)
 {
     struct value copy = value_list(list_open(run, self.list->count), KIND_LIST);
@@ -262,7 +270,7 @@ static const struct builtin list_methods[] = {
     {"pop", list_pop, "index", 0},
     {"remove", list_remove, "value", 1},
     {"reverse", list_reverse, "", 0},
-    {"sort", NULL, "*", 0},
+    {"sort", list_sort, "key reverse", 0},
 };
 
 static const struct builtin tuple_methods[] = {

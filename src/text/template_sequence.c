@@ -167,21 +167,34 @@ struct sorted {
     struct value key, value;
 };
 
+/* How elements are put in order. */
+struct order {
+    bool backward;
+    bool equal_first; /* keys that are equal need no order: undefined ones, dicts */
+};
+
+static int compare_keys(struct run *run, struct value a, struct value b, struct order order)
+{
+    bool unordered;
+    if (order.equal_first && value_equal(run, a, b))
+        return 0;
+    int difference = value_compare(run, a, b, &unordered);
+    return order.backward ? -difference : difference;
+}
+
 /* Merges the sorted halves of items[count], which keeps equal elements in their order. */
 static void merge(struct run *run, struct sorted *items, struct sorted *spare, size_t count,
-                  bool backward)
+                  struct order order)
 {
     if (count < 2 || !template_spend(run, 1))
         return;
     size_t half = count / 2, left = 0, right = half;
-    merge(run, items, spare, half, backward);
-    merge(run, items + half, spare, count - half, backward);
+    merge(run, items, spare, half, order);
+    merge(run, items + half, spare, count - half, order);
     for (size_t i = 0; i < count && template_spend(run, 1); i++) {
-        bool unordered, take_left = right == count;
-        if (left < half && right < count) {
-            int order = value_compare(run, items[left].key, items[right].key, &unordered);
-            take_left = backward ? order >= 0 : order <= 0;
-        }
+        bool take_left = right == count;
+        if (left < half && right < count)
+            take_left = compare_keys(run, items[left].key, items[right].key, order) <= 0;
         spare[i] = items[take_left ? left++ : right++];
     }
     if (!run->failed)
@@ -190,7 +203,7 @@ static void merge(struct run *run, struct sorted *items, struct sorted *spare, s
 
 /* The elements with their keys, in the order of these. */
 static struct sorted *sort_by(struct run *run, const struct list *list, const struct path *path,
-                              bool backward)
+                              struct order order)
 {
     if (list == NULL)
         return NULL;
@@ -200,14 +213,15 @@ static struct sorted *sort_by(struct run *run, const struct list *list, const st
         items[i] = (struct sorted){path_get(run, path, list->items[i]), list->items[i]};
     if (spare == NULL || run->failed)
         return NULL;
-    merge(run, items, spare, list->count, backward);
+    merge(run, items, spare, list->count, order);
     return run->failed ? NULL : items;
 }
 
 /* "age,name" sorts by age and then by name: by name first, then stably by age. */
 static struct value filter_sort(struct run *run, struct value self, struct call *call)
 {
-    bool backward = template_flag(call->bound[0]), fold = !template_flag(call->bound[1]);
+    struct order order = {.backward = template_flag(call->bound[0]), .equal_first = true};
+    bool fold = !template_flag(call->bound[1]);
     struct value attribute = call->bound[2], missing = {.kind = KIND_MISSING};
     struct list *list = value_elements(run, self);
     struct list *result = list_open(run, list != NULL ? list->count : 0);
@@ -222,7 +236,7 @@ static struct value filter_sort(struct run *run, struct value self, struct call 
         if (attribute.kind == KIND_STRING)
             last = value_text(run, rest.data + start, rest.size - start);
         struct path path = path_open(run, last, missing, fold);
-        struct sorted *sorted = run->failed ? NULL : sort_by(run, result, &path, backward);
+        struct sorted *sorted = run->failed ? NULL : sort_by(run, result, &path, order);
         for (size_t i = 0; sorted != NULL && i < result->count; i++)
             result->items[i] = sorted[i].value;
         if (start == 0)
@@ -232,9 +246,18 @@ static struct value filter_sort(struct run *run, struct value self, struct call 
     return value_list(result, KIND_LIST);
 }
 
+void list_sort_values(struct run *run, struct list *list, bool backward)
+{
+    struct path whole = {0};
+    struct sorted *sorted = sort_by(run, list, &whole, (struct order){.backward = backward});
+    for (size_t i = 0; sorted != NULL && i < list->count; i++)
+        list->items[i] = sorted[i].value;
+}
+
 static struct value filter_dictsort(struct run *run, struct value self, struct call *call)
 {
-    bool fold = !template_flag(call->bound[0]), backward = template_flag(call->bound[2]);
+    struct order order = {.backward = template_flag(call->bound[2])};
+    bool fold = !template_flag(call->bound[0]);
     struct value by = call->bound[1];
     bool by_value = string_is(by, "value");
     if (self.kind != KIND_DICT)
@@ -245,7 +268,7 @@ static struct value filter_dictsort(struct run *run, struct value self, struct c
     struct path path = {.parts = {value_int(by_value)}, .count = 1, .fold_case = fold};
     path.otherwise.kind = KIND_MISSING;
     struct list *items = dict_list(run, self.dict, LIST_ITEMS);
-    struct sorted *sorted = sort_by(run, items, &path, backward);
+    struct sorted *sorted = sort_by(run, items, &path, order);
     struct list *result = list_open(run, self.dict->count);
     for (size_t i = 0; sorted != NULL && i < self.dict->count; i++)
         list_push(run, result, sorted[i].value);
@@ -259,7 +282,7 @@ static struct value filter_groupby(struct run *run, struct value self, struct ca
     struct path real = path;
     real.fold_case = false;
     struct list *list = value_elements(run, self);
-    struct sorted *sorted = sort_by(run, list, &path, false);
+    struct sorted *sorted = sort_by(run, list, &path, (struct order){0});
     struct list *groups = list_open(run, 0), *members = NULL;
     for (size_t i = 0; sorted != NULL && i < list->count && template_spend(run, 1); i++) {
         if (i == 0 || !value_equal(run, sorted[i - 1].key, sorted[i].key)) {
