@@ -206,8 +206,10 @@ static enum status translate_tools(struct api_call *call, struct api_error *erro
     {
         const char *type = type_of(tool);
         json_t *function = json_object();
-        static const char *const names[][2] = {
-            {"name", "name"}, {"description", "description"}, {"input_schema", "parameters"}};
+        static const char *const names[][2] = {{"name", "name"},
+                                               {"description", "description"},
+                                               {"input_schema", "parameters"},
+                                               {"strict", "strict"}};
         if (type[0] != '\0' && strcmp(type, "custom") != 0) {
             json_decref(function);
             json_decref(functions);

@@ -121,6 +121,7 @@ struct api_call {
     enum api_tool_choice tool_choice;
     const char *tool_name; /* of API_TOOLS_NAMED */
     bool single_call;      /* at most one tool call in an answer */
+    bool strict_tools;     /* a tool is strict: calls of it have the arguments of its schema */
 
     bool base64;         /* embeddings as base64 of float32 */
     uint32_t dimensions; /* of an embedding; 0: all */

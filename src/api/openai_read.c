@@ -165,6 +165,7 @@ enum status read_tools(struct api_call *call, struct api_error *error)
                                "tools.%zu must be {\"type\": \"function\", "
                                "\"function\": {\"name\": …}}",
                                i);
+        call->strict_tools |= json_is_true(json_object_get(function, "strict"));
     }
     call->tools = tools;
     call->single_call = json_is_false(json_object_get(call->body, "parallel_tool_calls"));

@@ -27,7 +27,8 @@ enum status engine_grammar(const struct engine *engine, const json_t *asked, str
     struct grammar_spec spec = {.schema = schema,
                                 .tools = tools,
                                 .tool = json_string_value(tool),
-                                .single_call = json_is_true(json_object_get(asked, "single_call"))};
+                                .single_call = json_is_true(json_object_get(asked, "single_call")),
+                                .may_call = json_is_true(json_object_get(asked, "may_call"))};
     if (gbnf != NULL)
         spec.gbnf = (struct view){json_string_value(gbnf), json_string_length(gbnf)};
     if (json_is_true(json_object_get(asked, "chat")) && engine->reply_format != NULL) {

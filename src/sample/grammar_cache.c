@@ -71,8 +71,8 @@ static void write_key(const struct grammar_spec *spec, struct buffer *out)
     buffer_append(out, "", 1);
     write_json(spec->schema, out);
     write_json(spec->tools, out);
-    buffer_printf(out, "%s:%d:%d", spec->tool != NULL ? spec->tool : "", spec->single_call,
-                  spec->thinking);
+    buffer_printf(out, "%s:%d:%d:%d", spec->tool != NULL ? spec->tool : "", spec->single_call,
+                  spec->may_call, spec->thinking);
     if (spec->syntax != NULL)
         buffer_printf(out, ":%d:%p:%p", spec->syntax->channels, (const void *)spec->syntax->think,
                       (const void *)spec->syntax->prefix);

@@ -59,54 +59,79 @@ static size_t matched(const char *mark, size_t n, char c)
     return 0;
 }
 
-/* Any text without the mark, and the mark (unless it is left out): a rule for each number of bytes
- * of the mark that the text ends with. The mark is ASCII, or one control token. */
-static struct expression *up_to(struct reply *reply, const char *mark)
+/* The automaton of a text up to bytes, which are ASCII: a rule for each number of them that the text
+ * ends with. Where rest is not NULL the text may end anywhere, and rest follows the bytes. */
+static struct expression *walk_to(struct reply *reply, const struct buffer *bytes,
+                                  struct expression *rest)
 {
     struct rules *rules = reply->rules;
-    struct buffer bytes = {0};
-    write_marks(reply, view_of(mark), &bytes);
-    size_t n = bytes.size;
-    uint32_t first = rules->count;
-    bool control = n > 0 && bytes.data[0] == GRAMMAR_CONTROL_BYTE;
-    struct expression *whole = expression_bytes(rules, (struct view){n > 0 ? bytes.data : "", n});
-    if (control || bytes.failed || n >= 120) {
-        static const struct code_range any = {0, 0x10FFFF};
-        buffer_free(&bytes);
-        return expression_sequence_of(
-            rules, expression_repeat(rules, expression_ranges(rules, &any, 1), 0, GRAMMAR_NO_LIMIT),
-            whole, NULL);
-    }
+    size_t n = bytes->size;
+    uint32_t first = rules->count, behind = 0;
     for (size_t k = 0; k < n; k++)
-        rules_add(rules, view_of("reasoning"));
+        rules_add(rules, view_of("text"));
+    if (rest != NULL)
+        schema_as_rule(reply->schema, rest, &behind);
     for (size_t k = 0; k < n && !rules->failed; k++) {
         struct expression *choice = expression_list(rules, EXPRESSION_CHOICE);
         struct code_range others[130] = {{0, 0x10FFFF}};
         struct code_range taken[128];
         size_t n_taken = 0;
         for (size_t i = 0; i < n; i++) {
-            char c = bytes.data[i];
-            size_t length = matched(bytes.data, k, c);
+            char c = bytes->data[i];
+            size_t length = matched(bytes->data, k, c);
             char one[2] = {c, '\0'};
-            if (length == 0 || memchr(bytes.data, c, i) != NULL)
+            if (length == 0 || memchr(bytes->data, c, i) != NULL)
                 continue;
             taken[n_taken++] = (struct code_range){(unsigned char)c, (unsigned char)c};
+            uint32_t next = length < n ? first + (uint32_t)length : behind;
             struct expression *step = expression_text(rules, one);
-            expression_add(
-                choice, length == n ? step
-                                    : expression_sequence_of(
-                                          rules, step,
-                                          expression_rule(rules, first + (uint32_t)length), NULL));
+            expression_add(choice, length == n && rest == NULL
+                                       ? step
+                                       : expression_sequence_of(
+                                             rules, step, expression_rule(rules, next), NULL));
         }
         n_taken = ranges_normalise(taken, n_taken);
         size_t n_others = ranges_invert(taken, n_taken, others);
         expression_add(choice,
                        expression_sequence_of(rules, expression_ranges(rules, others, n_others),
                                               expression_rule(rules, first), NULL));
+        if (rest != NULL)
+            expression_add(choice, expression_list(rules, EXPRESSION_SEQUENCE));
         rules->list[first + k].body = choice;
     }
-    buffer_free(&bytes);
     return rules->failed ? NULL : expression_rule(rules, first);
+}
+
+static struct expression *any_text(struct reply *reply)
+{
+    static const struct code_range any = {0, 0x10FFFF};
+    return expression_repeat(reply->rules, expression_ranges(reply->rules, &any, 1), 0,
+                             GRAMMAR_NO_LIMIT);
+}
+
+/* Any text without the mark, and the mark; with rest, which follows the mark, both may be absent.
+ * The mark is ASCII, or one control token, which is no character of a text. */
+static struct expression *up_to(struct reply *reply, const char *mark, struct expression *rest)
+{
+    struct rules *rules = reply->rules;
+    struct buffer bytes = {0};
+    write_marks(reply, view_of(mark), &bytes);
+    bool plain = bytes.size > 0 && bytes.size < 120 && !bytes.failed;
+    for (size_t i = 0; plain && i < bytes.size; i++)
+        plain = (unsigned char)bytes.data[i] < 0x80;
+    struct expression *node = NULL;
+    if (plain) {
+        node = walk_to(reply, &bytes, rest);
+    } else {
+        struct expression *whole =
+            expression_bytes(rules, (struct view){bytes.size > 0 ? bytes.data : "", bytes.size});
+        if (rest != NULL)
+            whole =
+                expression_repeat(rules, expression_sequence_of(rules, whole, rest, NULL), 0, 1);
+        node = expression_sequence_of(rules, any_text(reply), whole, NULL);
+    }
+    buffer_free(&bytes);
+    return node;
 }
 
 /* ---- Before the text ------------------------------------------------------------------------- */
@@ -125,7 +150,7 @@ static struct expression *before(struct reply *reply)
         return expression_list(rules, EXPRESSION_SEQUENCE);
     if (syntax->channels) {
         struct expression *analysis = expression_sequence_of(
-            rules, marked(reply, "<|channel|>analysis<|message|>"), up_to(reply, "<|end|>"),
+            rules, marked(reply, "<|channel|>analysis<|message|>"), up_to(reply, "<|end|>", NULL),
             marked(reply, "<|start|>assistant"), NULL);
         return expression_sequence_of(
             rules, optional(reply, analysis),
@@ -135,9 +160,10 @@ static struct expression *before(struct reply *reply)
         return expression_list(rules, EXPRESSION_SEQUENCE);
     struct expression *lines = expression_repeat(rules, expression_text(rules, "\n"), 0, 2);
     if (reply->spec->thinking)
-        return expression_sequence_of(rules, up_to(reply, syntax->think_end), lines, NULL);
-    return optional(reply, expression_sequence_of(rules, marked(reply, syntax->think),
-                                                  up_to(reply, syntax->think_end), lines, NULL));
+        return expression_sequence_of(rules, up_to(reply, syntax->think_end, NULL), lines, NULL);
+    return optional(reply,
+                    expression_sequence_of(rules, marked(reply, syntax->think),
+                                           up_to(reply, syntax->think_end, NULL), lines, NULL));
 }
 
 /* ---- Calls ----------------------------------------------------------------------------------- */
@@ -206,41 +232,53 @@ static struct expression *tagged_arguments(struct reply *reply, const json_t *pa
     return all;
 }
 
+/* Arguments in tags that no schema restricts, with what ends the call. */
+static struct expression *any_tags(struct reply *reply)
+{
+    const char *suffix = reply->spec->syntax->suffix, *line = strrchr(suffix, '\n');
+    return up_to(reply, line != NULL ? line + 1 : suffix, NULL);
+}
+
 static bool name_is_plain(const char *name)
 {
     return name[0] != '\0' && strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                            "0123456789_-.") == strlen(name);
 }
 
-/* NAME, what stands between, and the arguments. */
+/* NAME, what stands between, the arguments, and the end of the call. */
 static struct expression *call_of(struct reply *reply, const json_t *function)
 {
     struct rules *rules = reply->rules;
     const struct reply_syntax *syntax = reply->spec->syntax;
     const char *name = json_string_value(json_object_get(function, "name"));
     const json_t *parameters = json_object_get(function, "parameters");
-    json_t *any = json_pack("{s:s}", "type", "object");
+    bool strict = json_is_true(json_object_get(function, "strict"));
+    json_t *none = json_pack("{s:s, s:b}", "type", "object", "additionalProperties", false);
     if (!name_is_plain(name != NULL ? name : ""))
         fail(reply, "the tool name %.60s can only have letters, digits, _, - and .", name);
     if (!json_is_object(parameters) || json_object_size(parameters) == 0)
-        parameters = any;
-    struct expression *arguments = reply->failed ? NULL
-                                   : syntax->key != NULL
-                                       ? tagged_arguments(reply, parameters)
-                                       : schema_compile(reply->schema, parameters);
-    json_decref(any);
-    return arguments == NULL
-               ? NULL
-               : expression_sequence_of(rules, expression_text(rules, name),
-                                        marked(reply, syntax->middle), arguments, NULL);
+        parameters = none;
+    bool bound = !reply->spec->may_call || strict, tagged = syntax->key != NULL;
+    struct expression *arguments = NULL, *end = NULL;
+    if (!reply->failed && bound)
+        arguments = tagged ? tagged_arguments(reply, parameters)
+                           : schema_compile(reply->schema, parameters);
+    else if (!reply->failed)
+        arguments = tagged ? any_tags(reply) : schema_shared(reply->schema, SCHEMA_OBJECT);
+    json_decref(none);
+    if (arguments == NULL)
+        return NULL;
+    end = bound || !tagged ? marked(reply, syntax->suffix)
+                           : expression_list(rules, EXPRESSION_SEQUENCE);
+    return expression_sequence_of(rules, expression_text(rules, name),
+                                  marked(reply, syntax->middle), arguments, end, NULL);
 }
 
-static struct expression *calls(struct reply *reply)
+/* One of the calls, from the name on. */
+static struct expression *one_call(struct reply *reply)
 {
-    struct rules *rules = reply->rules;
     const struct grammar_spec *spec = reply->spec;
-    const struct reply_syntax *syntax = spec->syntax;
-    struct expression *choice = expression_list(rules, EXPRESSION_CHOICE);
+    struct expression *choice = expression_list(reply->rules, EXPRESSION_CHOICE);
     size_t n = 0;
     for (size_t i = 0; i < json_array_size(spec->tools) && !reply->failed; i++) {
         const json_t *function = json_object_get(json_array_get(spec->tools, i), "function");
@@ -253,23 +291,61 @@ static struct expression *calls(struct reply *reply)
     if (n == 0)
         fail(reply, "there is no tool %.60s to call", spec->tool != NULL ? spec->tool : "");
     uint32_t rule;
-    struct expression *one =
-        schema_as_rule(reply->schema,
-                       expression_sequence_of(rules, marked(reply, syntax->prefix), choice,
-                                              marked(reply, syntax->suffix), NULL),
-                       &rule);
-    bool more = !syntax->single && !spec->single_call && spec->tool == NULL && one != NULL;
-    if (more)
-        one = expression_sequence_of(
-            rules, one,
-            expression_repeat(rules,
-                              expression_sequence_of(rules,
-                                                     optional(reply, expression_text(rules, "\n")),
-                                                     expression_rule(rules, rule), NULL),
-                              0, MAX_CALLS - 1),
-            NULL);
-    return expression_sequence_of(rules, marked(reply, syntax->open), one,
-                                  marked(reply, syntax->close), NULL);
+    return schema_as_rule(reply->schema, choice, &rule);
+}
+
+/* The calls, without the first n_read bytes of what leads to them. */
+static struct expression *calls(struct reply *reply, size_t n_read)
+{
+    struct rules *rules = reply->rules;
+    const struct grammar_spec *spec = reply->spec;
+    const struct reply_syntax *syntax = spec->syntax;
+    bool opens = syntax->open != NULL;
+    struct expression *one = one_call(reply);
+    struct expression *all =
+        expression_sequence_of(rules, marked(reply, opens ? syntax->open + n_read : ""),
+                               marked(reply, syntax->prefix + (opens ? 0 : n_read)), one, NULL);
+    if (!syntax->single && !spec->single_call && spec->tool == NULL && one != NULL) {
+        struct expression *more = expression_sequence_of(
+            rules, optional(reply, expression_text(rules, "\n")), marked(reply, syntax->prefix),
+            expression_rule(rules, one->rule), NULL);
+        all = expression_sequence_of(rules, all, expression_repeat(rules, more, 0, MAX_CALLS - 1),
+                                     NULL);
+    }
+    return expression_sequence_of(rules, all, marked(reply, syntax->close), NULL);
+}
+
+/* What does not begin as a call. */
+static struct expression *text_without_brace(struct reply *reply)
+{
+    static const struct code_range others[] = {{0, '\t' - 1}, {'\v', '\v'},   {'\f', '\f'},
+                                               {0x0E, 0x1F},  {'!', '{' - 1}, {'{' + 1, 0x10FFFF}};
+    struct rules *rules = reply->rules;
+    struct expression *space =
+        expression_repeat(rules, expression_set(rules, " \t\r\n"), 0, GRAMMAR_NO_LIMIT);
+    struct expression *text = expression_sequence_of(
+        rules, expression_ranges(rules, others, ARRAY_COUNT(others)), any_text(reply), NULL);
+    return expression_sequence_of(rules, space, optional(reply, text), NULL);
+}
+
+/* A text, or calls, or one before the other, as the family has it. */
+static struct expression *text_or_calls(struct reply *reply)
+{
+    struct rules *rules = reply->rules;
+    const struct reply_syntax *syntax = reply->spec->syntax;
+    if (syntax->channels) {
+        struct expression *preamble = expression_sequence_of(
+            rules, marked(reply, "<|channel|>commentary<|message|>"), up_to(reply, "<|end|>", NULL),
+            marked(reply, "<|start|>assistant"), NULL);
+        struct expression *final = expression_sequence_of(
+            rules, marked(reply, "<|channel|>final<|message|>"), any_text(reply), NULL);
+        return expression_sequence_of(rules, optional(reply, preamble),
+                                      expression_choice_of(rules, final, calls(reply, 0), NULL),
+                                      NULL);
+    }
+    if (syntax->mark == NULL)
+        return expression_choice_of(rules, calls(reply, 0), text_without_brace(reply), NULL);
+    return up_to(reply, syntax->mark, calls(reply, strlen(syntax->mark)));
 }
 
 /* ---- The reply ------------------------------------------------------------------------------- */
@@ -303,8 +379,9 @@ enum status reply_parse(struct rules *rules, const struct tokenizer *tokenizer,
         return error_memory(error, sizeof *reply.schema);
     if (spec->tools != NULL && spec->syntax->key != NULL && !rules->failed)
         schema_avoid_tags(reply.schema);
-    struct expression *text =
-        spec->tools != NULL ? calls(&reply) : schema_compile(reply.schema, spec->schema);
+    struct expression *text = spec->tools == NULL ? schema_compile(reply.schema, spec->schema)
+                              : spec->may_call    ? text_or_calls(&reply)
+                                                  : calls(&reply, 0);
     enum status status = STATUS_OK;
     if (reply.failed || reply.schema->failed)
         status = STATUS_INVALID;

@@ -25,6 +25,9 @@ struct grammar_spec {
     const json_t *tools;  /* OpenAI's list: calls of them, with arguments by their schemas */
     const char *tool;     /* of the tools only this one; NULL: any */
     bool single_call;
+    /* The reply may be a text as well, and only tools that are "strict" have the arguments of their
+     * schemas. With syntax. */
+    bool may_call;
     /* How a chat's reply is written: reasoning before the text is free. NULL: the text is all. */
     const struct reply_syntax *syntax;
     bool thinking; /* the reply begins within reasoning */

@@ -95,14 +95,16 @@ enum status prompt_render(const struct engine *engine, const struct api_call *ca
 enum status prompt_constrain(const struct engine *engine, const struct api_call *call,
                              struct view prompt, json_t **asked, struct error *error)
 {
-    bool calls = call->tools != NULL && call->tool_choice > API_TOOLS_NONE;
+    bool must_call = call->tools != NULL && call->tool_choice > API_TOOLS_NONE;
+    bool may_call = call->strict_tools && call->tool_choice == API_TOOLS_AUTO &&
+                    call->output == API_OUTPUT_TEXT && call->operation == API_CHAT;
+    bool calls = must_call || may_call, chat = call->operation == API_CHAT;
     if ((!calls && call->output == API_OUTPUT_TEXT) || *asked != NULL ||
         call->operation > API_COMPLETION)
         return STATUS_OK;
-    bool chat = call->operation == API_CHAT;
-    json_t *json =
-        json_pack("{s:b, s:b, s:b}", "single_call", call->single_call, "chat", chat, "thinking",
-                  chat && reply_begins_thinking(engine->reply_format, prompt));
+    json_t *json = json_pack("{s:b, s:b, s:b, s:b}", "single_call", call->single_call, "may_call",
+                             may_call, "chat", chat, "thinking",
+                             chat && reply_begins_thinking(engine->reply_format, prompt));
     int failed = json == NULL;
     if (calls)
         failed |= json_object_set(json, "tools", (json_t *)call->tools);

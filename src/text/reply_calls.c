@@ -214,8 +214,11 @@ bool reply_read_glm(struct reply_calls *calls, struct view text)
     text = reply_trim(text);
     if (text.size > 0 && text.data[0] == '{')
         return reply_read_json(calls, text);
-    size_t end = view_find(text, 0, view_of(tags.key));
-    return read_arguments(calls, reply_trim(part_of(text, 0, end)), text, &tags);
+    struct view name = reply_trim(part_of(text, 0, view_find(text, 0, view_of(tags.key))));
+    for (size_t i = 0; i < name.size; i++)
+        if (is_space(name.data[i]))
+            return false;
+    return read_arguments(calls, name, text, &tags);
 }
 
 bool reply_read_qwen(struct reply_calls *calls, struct view text)

@@ -135,6 +135,9 @@ struct reply_syntax {
      * type is string is bare, others are JSON. */
     const char *key, *key_end, *value_end;
     bool single; /* nothing tells several calls apart */
+    /* What begins a call wherever it stands in a reply, the beginning of open or of prefix. NULL: a
+     * call is the whole reply, and so is whatever begins with a brace. */
+    const char *mark;
 };
 
 /* As the chat template, which may choose among a family's ways, has it. */

@@ -109,6 +109,44 @@ def check_tools(report, live):
                  "anthropic: a required call", body)
 
 
+def check_strict(report, live):
+    """Who may call need not, but a call of a strict tool has the arguments of its schema."""
+    strict = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]
+    plain = live.json("POST", "/v1/chat/completions", {**CHAT, "tools": TOOLS, "temperature": 0})[1]
+    status, body = live.json("POST", "/v1/chat/completions", {**CHAT, "tools": strict, "temperature": 0})
+    report.check(status == 200 and content(body) == content(plain) != "", "a strict tool that is not called",
+                 (body, plain))
+    made, texts = 0, 0
+    for seed in range(8):
+        status, body = live.json("POST", "/v1/chat/completions", {
+            **CHAT, "tools": strict[:2 - seed % 2], "temperature": 3, "top_k": 0, "top_p": 1, "min_p": 0, "seed": seed,
+            "logit_bias": {str(brace(live)): 100} if seed % 2 else {}, "max_tokens": 150})
+        calls = body["choices"][0]["message"].get("tool_calls") or []
+        named = [c["function"] for c in calls if c["function"]["name"] == "get_weather"]
+        made += len(named)
+        texts += not calls
+        report.check(status == 200 and all(call_fits(c, ["get_weather"]) for c in named),
+                     f"a strict tool, seed {seed}", body)
+    report.check(texts > 0 and made > 0, "there are texts and calls", (made, texts))
+    bad = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": BAD}}]
+    status, body = live.json("POST", "/v1/chat/completions", {**CHAT, "tools": bad})
+    report.check(status == 400 and "#/properties/x/not" in body["error"]["message"],
+                 "a strict tool whose schema cannot be enforced", body)
+    bad[0]["function"]["strict"] = False
+    report.check(live.json("POST", "/v1/chat/completions", {**CHAT, "tools": bad})[0] == 200,
+                 "and one that is not strict")
+    status, body = live.json("POST", "/v1/messages", {
+        "model": "demo", "max_tokens": 50, "messages": QUESTION,
+        "tools": [{"name": "f", "strict": True, "input_schema": BAD}]})
+    report.check(status == 400 and "#/properties/x/not" in body["error"]["message"],
+                 "anthropic: a strict tool", body)
+
+
+def brace(live):
+    """The token that begins a call."""
+    return live.json("POST", "/tokenize", {"content": '{"'})[1]["tokens"][0]
+
+
 def check_others(report, live):
     status, body = live.json("POST", "/api/chat", {"messages": QUESTION, "stream": False,
                                                    "format": SCHEMA})
@@ -143,6 +181,7 @@ def main():
     try:
         check_openai(report, live)
         check_tools(report, live)
+        check_strict(report, live)
         check_others(report, live)
         check_llama_field(report, live)
     finally:

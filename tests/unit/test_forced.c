@@ -64,31 +64,46 @@ static const char *const control_marks[] = {
     "<|python_tag|>",
 };
 
-static const char *const plain_marks[] = {
-    "<think>",    "</think>",    "<tool_call>",  "</tool_call>", "<arg_key>",
-    "</arg_key>", "<arg_value>", "</arg_value>", "</function",   "</parameter>",
-    "\"}",        "\",\"",       "{\"name",      "\n<",          "</arg_value>\n"};
+static const char *const plain_marks[] = {"<think>",
+                                          "</think>",
+                                          "<tool_call>",
+                                          "</tool_call>",
+                                          "<arg_key>",
+                                          "</arg_key>",
+                                          "<arg_value>",
+                                          "</arg_value>",
+                                          "</function",
+                                          "</parameter>",
+                                          "\"}",
+                                          "\",\"",
+                                          "{\"name",
+                                          "\n<",
+                                          "</arg_value>\n",
+                                          "</minimax:tool_call>"};
 
 /* ---- Tools ----------------------------------------------------------------------------------- */
 
 static const char tools_text[] =
-    "[{'type':'function','function':{'name':'search-v2.x','parameters':{'type':'object',"
+    "[{'type':'function','function':{'name':'search-v2.x','strict':true,'parameters':{'type':'"
+    "object',"
     "'properties':{'query':{'type':'string'},'tags':{'type':'array','items':{'type':'string'},"
     "'maxItems':3},'limit':{'type':'number'},'exact':{'type':'boolean'}},"
     "'required':['query','tags','limit'],'additionalProperties':false}}},"
-    "{'type':'function','function':{'name':'weather','parameters':{'type':'object',"
+    "{'type':'function','function':{'name':'weather','strict':true,'parameters':{'type':'object',"
     "'properties':{'city':{'type':'string','minLength':2},'days':{'type':'integer'},"
     "'unit':{'type':'string','enum':['celsius','fahrenheit']},"
     "'place':{'type':'object','properties':{'lat':{'type':'integer','minimum':-90,'maximum':90}},"
     "'required':['lat']}},'required':['city','days','place']}}},"
+    "{'type':'function','function':{'name':'note','parameters':{'type':'object',"
+    "'properties':{'text':{'type':'string'}},'required':['text'],'additionalProperties':false}}},"
     "{'type':'function','function':{'name':'now'}}]";
 
-static const json_t *parameters_of(const json_t *tools, const char *name)
+static const json_t *function_of(const json_t *tools, const char *name)
 {
     for (size_t i = 0; i < json_array_size(tools); i++) {
         const json_t *function = json_object_get(json_array_get(tools, i), "function");
         if (strcmp(json_string_value(json_object_get(function, "name")), name) == 0)
-            return json_object_get(function, "parameters");
+            return function;
     }
     fail_msg("there is no tool %s", name);
     return NULL;
@@ -143,6 +158,7 @@ struct fixture {
     struct tokenizer *tokenizer;
     struct grammar_cache *cache;
     json_t *tools;
+    bool marks_are_tokens;
 };
 
 /* The bytes, with the families' marks as tokens or spelt with bytes. */
@@ -150,6 +166,7 @@ static void open_fixture(struct fixture *f, bool marks)
 {
     struct error error;
     memset(f, 0, sizeof *f);
+    f->marks_are_tokens = marks;
     small_bytes(&f->vocabulary, "gpt-2");
     for (size_t i = 0; marks && i < ARRAY_COUNT(control_marks); i++)
         small_add(&f->vocabulary, control_marks[i], TOKEN_CONTROL, 0);
@@ -186,6 +203,7 @@ struct reply {
     struct grammar_matcher *matcher;
     struct reply_parser *parser;
     const char *tool; /* the one that is named, or NULL */
+    bool may_call;    /* only strict tools get the arguments of their schemas */
     uint64_t seed, n_drawn;
     struct buffer text, content, reasoning;
     size_t n_calls;
@@ -264,7 +282,8 @@ static void write_any(struct reply *r)
     if (n_all == 0)
         fail_msg("%s: nothing is allowed after '%.*s'", r->family->chat_template, (int)r->text.size,
                  r->text.data);
-    bool close = n_closing > 0 && rng_u64(r->seed, r->n_drawn, 0) % (r->seed % 2 ? 2 : 8) == 0;
+    bool close = n_closing > 0 && (r->n_drawn > MAX_TOKENS / 6 ||
+                                   rng_u64(r->seed, r->n_drawn, 0) % (r->seed % 2 ? 2 : 8) == 0);
     uint64_t draw = rng_u64(r->seed, r->n_drawn++, 1);
     write_token(r, close ? closing[draw % n_closing] : all[draw % n_all]);
 }
@@ -286,8 +305,13 @@ static void take(void *context, const struct reply_part *part)
         fail_msg("%s: '%.*s' calls %s, not %s", r->family->chat_template, (int)r->text.size,
                  r->text.data, name, r->tool);
     json_t *arguments = json_loadb(part->text.data, part->text.size, 0, NULL);
-    const json_t *parameters = parameters_of(r->f->tools, name);
-    if (!json_is_object(arguments) || (parameters != NULL && !validates(arguments, parameters)))
+    const json_t *function = function_of(r->f->tools, name);
+    const json_t *parameters = json_object_get(function, "parameters");
+    bool bound = !r->may_call || json_is_true(json_object_get(function, "strict"));
+    if (bound && parameters == NULL && json_object_size(arguments) > 0)
+        fail_msg("%s has arguments", name);
+    if (!json_is_object(arguments) ||
+        (bound && parameters != NULL && !validates(arguments, parameters)))
         fail_msg("%s: '%.*s' has the arguments %.*s", r->family->chat_template, (int)r->text.size,
                  r->text.data, (int)part->text.size, part->text.data);
     json_decref(arguments);
@@ -297,54 +321,108 @@ static void take(void *context, const struct reply_part *part)
 /* What reasoning may well have in it. */
 static const char thought[] = "I call {\"name\": \"weather\"}, </th [/TH <| \n[ARG <arg so";
 
+/* What is made of spec, and its reader. */
+static void open_reply(struct reply *r, struct grammar_spec spec, const char *prompt)
+{
+    struct view chat_template = view_of(r->family->chat_template);
+    struct error error;
+    struct grammar *grammar;
+    r->format = reply_format_of(chat_template);
+    struct reply_syntax syntax = reply_syntax_of(r->format, chat_template);
+    spec.tools = r->f->tools;
+    spec.syntax = &syntax;
+    if (grammar_cache_get(r->f->cache, &spec, &grammar, &error) != STATUS_OK)
+        fail_msg("%s: %s", r->family->chat_template, error.text);
+    assert_int_equal(grammar_matcher_open(&r->matcher, grammar, false, &error), STATUS_OK);
+    assert_int_equal(
+        reply_parser_open(&r->parser, r->format, view_of(prompt), r->f->tools, take, r, &error),
+        STATUS_OK);
+    grammar_release(grammar);
+}
+
+static void close_reply(struct reply *r)
+{
+    buffer_free(&r->text);
+    buffer_free(&r->content);
+    buffer_free(&r->reasoning);
+    reply_parser_close(r->parser);
+    grammar_matcher_close(r->matcher);
+}
+
+static void write_rest(struct reply *r)
+{
+    for (size_t i = 0; i < MAX_TOKENS && !r->ended; i++)
+        write_any(r);
+    assert_true(r->ended);
+    assert_true(reply_parser_end(r->parser));
+}
+
 /* Reasons, where `thinks`, and calls. begun: the prompt ended within the reasoning. */
 static void check_reply(struct fixture *f, const struct family *family, const char *tool,
                         uint64_t seed, bool thinks, bool begun)
 {
     struct reply r = {.f = f, .family = family, .tool = tool, .seed = seed};
-    struct view chat_template = view_of(family->chat_template);
-    struct error error;
-    struct grammar *grammar;
-    r.format = reply_format_of(chat_template);
-    struct reply_syntax syntax = reply_syntax_of(r.format, chat_template);
-    const struct grammar_spec spec = {
-        .tools = f->tools, .tool = tool, .syntax = &syntax, .thinking = begun};
-    if (grammar_cache_get(f->cache, &spec, &grammar, &error) != STATUS_OK)
-        fail_msg("%s: %s", family->chat_template, error.text);
-    assert_int_equal(grammar_matcher_open(&r.matcher, grammar, false, &error), STATUS_OK);
-    assert_int_equal(reply_parser_open(&r.parser, r.format, view_of(begun ? family->think : ""),
-                                       f->tools, take, &r, &error),
-                     STATUS_OK);
+    struct reply_syntax syntax = reply_syntax_of(reply_format_of(view_of(family->chat_template)),
+                                                 view_of(family->chat_template));
+    open_reply(&r, (struct grammar_spec){.tool = tool, .thinking = begun},
+               begun ? family->think : "");
     if (!begun)
         write_text(&r, thinks ? family->think : syntax.open != NULL ? syntax.open : syntax.prefix);
     if (thinks) {
         write_text(&r, thought);
         write_text(&r, family->think_end);
     }
-    for (size_t i = 0; i < MAX_TOKENS && !r.ended; i++)
-        write_any(&r);
-    assert_true(r.ended);
-    assert_true(reply_parser_end(r.parser));
+    write_rest(&r);
     if (r.content.size > 0 || r.n_calls == 0 || (tool != NULL && r.n_calls != 1) ||
         !view_equal((struct view){r.reasoning.data, r.reasoning.size},
                     view_of(thinks ? thought : "")))
         fail_msg("%s: '%.*s' is read as %zu calls, the reasoning '%.*s' and the content '%.*s'",
                  family->chat_template, (int)r.text.size, r.text.data, r.n_calls,
                  (int)r.reasoning.size, r.reasoning.data, (int)r.content.size, r.content.data);
-    buffer_free(&r.text);
-    buffer_free(&r.content);
-    buffer_free(&r.reasoning);
-    reply_parser_close(r.parser);
-    grammar_matcher_close(r.matcher);
-    grammar_release(grammar);
+    close_reply(&r);
+}
+
+/* Answers or calls as it likes: begins with a text, and where `calls` with the call's mark behind it.
+ */
+static void check_free(struct fixture *f, const struct family *family, uint64_t seed, bool calls)
+{
+    static const char said[] = "Let me <tool_cal see [TOOL {\"a\": 1}";
+    struct reply r = {.f = f, .family = family, .seed = seed, .may_call = true};
+    struct reply_syntax syntax = reply_syntax_of(reply_format_of(view_of(family->chat_template)),
+                                                 view_of(family->chat_template));
+    bool bare = syntax.mark == NULL && !syntax.channels;
+    if (!f->marks_are_tokens && strstr(family->chat_template, "｜") != NULL)
+        return; /* such marks are found in a text only where they are tokens */
+    if (!f->marks_are_tokens && syntax.key != NULL && calls)
+        return; /* what is free up to a mark goes on until chance spells it */
+    open_reply(&r, (struct grammar_spec){.may_call = true}, "");
+    if (syntax.channels)
+        write_text(&r, calls ? "<|channel|>commentary<|message|>" : "<|channel|>final<|message|>");
+    if (!bare || !calls)
+        write_text(&r, said);
+    if (calls && syntax.channels)
+        write_text(&r, "<|end|><|start|>assistant");
+    if (calls)
+        write_text(&r, syntax.mark != NULL ? syntax.mark : syntax.prefix);
+    write_rest(&r);
+    bool told = bare ? calls || r.content.size > 0
+                     : r.content.size >= sizeof said - 1 &&
+                           memcmp(r.content.data, said, sizeof said - 1) == 0;
+    /* Tags that no schema restricts may be none, and then they are content. */
+    if ((calls && r.n_calls == 0 && syntax.key == NULL) || !told)
+        fail_msg("%s: '%.*s' is read as %zu calls and the content '%.*s'", family->chat_template,
+                 (int)r.text.size, r.text.data, r.n_calls, (int)r.content.size, r.content.data);
+    close_reply(&r);
 }
 
 static void check_family(struct fixture *f, const struct family *family)
 {
-    static const char *const names[] = {"weather", "search-v2.x", "now", NULL};
+    static const char *const names[] = {"weather", "search-v2.x", "now", "note", NULL};
     bool channels = strstr(family->chat_template, "<|channel|>") != NULL;
     for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
         const char *tool = names[seed / 2 % ARRAY_COUNT(names)];
+        check_free(f, family, seed, false);
+        check_free(f, family, seed, true);
         check_reply(f, family, tool, seed, false, false);
         if (family->think != NULL)
             check_reply(f, family, tool, seed, true, false);
