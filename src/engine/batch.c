@@ -18,10 +18,13 @@ enum status batch_open(struct batch *batch, struct engine *engine,
     *batch = (struct batch){.engine = engine, .step_tokens = asked > 0 ? MIN(asked, limit) : limit};
     batch->max_streams = (uint32_t)MIN(max, batch->step_tokens);
     size_t n = batch->max_streams, n_vocab = model_description(engine->model)->n_vocab;
+    batch->n_stages = model_n_stages(engine->model);
+    batch->max_flights = MIN(model_steps_most(engine->model), batch->n_stages + 1);
+    batch->max_rows = batch->max_flights > 1 ? 2 * n : n; /* see place_rows */
     batch->running = calloc(n, sizeof *batch->running);
     batch->paused = calloc(n, sizeof *batch->paused);
     batch->segments = calloc(n, sizeof *batch->segments);
-    batch->logits = calloc(n, n_vocab * sizeof *batch->logits);
+    batch->logits = calloc(batch->max_rows, n_vocab * sizeof *batch->logits);
     batch->cost.max_texts = batch->max_streams;
     batch->cost.texts_ns = calloc(n + 1, sizeof *batch->cost.texts_ns);
     batch->speculation = (struct speculation){.by_ngram = true,
@@ -115,6 +118,7 @@ void batch_add(struct batch *batch, struct stream *stream)
 /* Keeps what was computed of a text for later ones, and lets go of the sequence. */
 static void release_sequence(struct batch *batch, struct stream *stream)
 {
+    sequence_truncate(stream->sequence, (uint32_t)stream->text.count); /* a draft under way */
     prefix_keep(batch->cache, &stream->path, stream->sequence, stream->text.ids, true);
     sequence_close(stream->sequence);
     stream->sequence = NULL;
@@ -231,19 +235,28 @@ static size_t grant(struct stream *stream, size_t most, size_t left)
     return left - more;
 }
 
+/* Texts of a step: of a pipeline, each stage has some at a time. */
+static uint32_t texts_of_step(const struct batch *batch)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < batch->n_running; i++)
+        n += batch->running[i]->flight > 0 || !computes_prompt(batch->running[i]);
+    return (n + batch->n_stages - 1) / batch->n_stages;
+}
+
 /* Sets n_step of all: one token of each text, and of the prompts what there is room for. Half of it
  * goes to the prompt with the least left, so that short ones need not wait for long ones; the rest
  * to the oldest, so that long ones come to an end as well. */
 static void plan(struct batch *batch)
 {
     struct stream *shortest = NULL;
-    uint32_t n_texts = 0;
+    uint32_t n_texts = 0, most_texts = texts_of_step(batch);
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
         bool prompt = computes_prompt(stream);
-        stream->n_step = !prompt;
-        n_texts += !prompt;
-        if (!prompt)
+        stream->n_step = !prompt && stream->flight == 0 && n_texts < most_texts;
+        n_texts += stream->n_step > 0;
+        if (!prompt || stream->flight > 0)
             continue;
         extend(batch, i);
         if (!stream->waits &&
@@ -254,7 +267,8 @@ static void plan(struct batch *batch)
     if (shortest != NULL)
         left = grant(shortest, (left + 1) / 2, left);
     for (uint32_t i = 0; i < batch->n_running; i++)
-        if (computes_prompt(batch->running[i]) && !batch->running[i]->waits)
+        if (computes_prompt(batch->running[i]) && batch->running[i]->flight == 0 &&
+            !batch->running[i]->waits)
             left = grant(batch->running[i], left, left);
 }
 
@@ -264,6 +278,12 @@ static uint32_t pages_needed(const struct batch *batch)
     for (uint32_t i = 0; i < batch->n_running; i++)
         n += sequence_pages_needed(batch->running[i]->sequence, batch->running[i]->n_step);
     return n;
+}
+
+static void plan_nothing(struct batch *batch)
+{
+    for (uint32_t i = 0; i < batch->n_running; i++)
+        batch->running[i]->n_step = 0;
 }
 
 /* Plans a step for which there are pages: first those are given up that nobody uses, then the
@@ -276,6 +296,10 @@ static void plan_with_pages(struct batch *batch)
         if (needed <= model_pages_free(batch->engine->model) ||
             prefix_make_room(batch->cache, needed))
             return;
+        if (batch->n_flights > 0) { /* what lands may make room, and cannot pause */
+            plan_nothing(batch);
+            return;
+        }
         if (batch->n_running == 1)
             break;
         pause_youngest(batch);
@@ -303,40 +327,65 @@ void batch_end_turn(struct batch *batch)
         pool_end_turn(pool);
 }
 
+/* Streams of the flight that has landed. */
+struct drawing {
+    struct stream **streams;
+    uint64_t flight;
+};
+
 static void draw_some(void *context, unsigned thread, size_t begin, size_t end)
 {
-    struct stream **streams = context;
+    const struct drawing *drawing = context;
     (void)thread;
     for (size_t i = begin; i < end; i++)
-        if (streams[i]->n_rows > 0)
-            stream_draw(streams[i], 0);
+        if (drawing->streams[i]->flight == drawing->flight)
+            stream_draw(drawing->streams[i], 0);
 }
 
 /* Draws for all that have logits, on the threads that have just computed them. */
-static void draw(struct batch *batch)
+static void draw(struct batch *batch, const struct flight *flight)
 {
     struct pool *pool = model_pool(batch->engine->model);
+    struct drawing drawing = {batch->running, flight->number};
     if (pool != NULL && batch->n_running > 1)
-        pool_run(pool, draw_some, batch->running, batch->n_running, 1);
+        pool_run(pool, draw_some, &drawing, batch->n_running, 1);
     else
-        draw_some(batch->running, 0, 0, batch->n_running);
+        draw_some(&drawing, 0, 0, batch->n_running);
 }
 
-/* Fills the segments. Returns how many there are. */
-static size_t fill_segments(struct batch *batch, uint32_t *n_texts, size_t *n_prompt)
+/* Rows of the logits for a flight: behind those of the last, or at the beginning, where the oldest
+ * have landed. Of twice as many rows as there are streams there are always enough in a row. */
+static void place_rows(const struct batch *batch, struct flight *flight)
 {
-    size_t n_segments = 0, n_rows = 0, n_vocab = model_description(batch->engine->model)->n_vocab;
+    const struct flight *last = &batch->flights[batch->n_flights - 1];
+    flight->first_row = batch->n_flights > 0 ? last->first_row + last->n_rows : 0;
+    if (flight->first_row + flight->n_rows > batch->max_rows)
+        flight->first_row = 0;
+}
+
+/* Fills the segments and says what the flight has. Returns how many there are. */
+static size_t fill_segments(struct batch *batch, struct flight *flight)
+{
+    size_t n_segments = 0, n_vocab = model_description(batch->engine->model)->n_vocab;
+    for (uint32_t i = 0; i < batch->n_running; i++) {
+        const struct stream *stream = batch->running[i];
+        flight->n_rows += stream->n_step > 0 && stream->n_step == stream_pending(stream);
+    }
+    place_rows(batch, flight);
+    float *logits = batch->logits + flight->first_row * n_vocab;
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
+        if (stream->flight > 0)
+            continue;
         stream->n_rows = stream->n_step > 0 && stream->n_step == stream_pending(stream);
-        stream->logits = batch->logits + n_rows * n_vocab;
-        n_rows += stream->n_rows;
+        stream->logits = logits;
+        logits += stream->n_rows * n_vocab;
         if (stream->n_step == 0)
             continue;
         if (computes_prompt(stream))
-            *n_prompt += stream->n_step;
+            flight->n_prompt += stream->n_step;
         else
-            ++*n_texts;
+            flight->n_texts++;
         batch->segments[n_segments++] =
             (struct step_segment){.sequence = stream->sequence,
                                   .tokens = stream->text.ids + sequence_length(stream->sequence),
@@ -354,7 +403,8 @@ static bool add_draft(struct batch *batch, int32_t *tokens)
     struct step_segment *segment = &batch->segments[0];
     size_t n_drafted, count = stream->text.count;
     size_t room = MIN(stream->limit - count - 1, batch->max_streams - 1);
-    if (batch->speculation.max == 0 || batch->n_running != 1 || computes_prompt(stream)) {
+    if (batch->speculation.max == 0 || batch->n_running != 1 || batch->n_flights > 0 ||
+        computes_prompt(stream)) {
         batch->drafted_id = 0;
         return false;
     }
@@ -375,36 +425,53 @@ static bool add_draft(struct batch *batch, int32_t *tokens)
     return true;
 }
 
-/* Computes what was planned and draws, in the batch's turn. */
-static enum status compute_in_turn(struct batch *batch, struct error *error)
+/* Begins what was planned, in the batch's turn. */
+static enum status begin_flight(struct batch *batch, struct error *error)
 {
     int32_t tokens[1 + SPECULATE_MAX];
-    uint32_t n_texts = 0;
-    size_t n_prompt = 0, n_segments = fill_segments(batch, &n_texts, &n_prompt);
-    bool drafts = add_draft(batch, tokens);
-    uint64_t begin_ns = clock_now_ns();
+    struct flight flight = {.number = ++batch->last_flight, .alone = batch->n_flights == 0};
+    size_t n_segments = fill_segments(batch, &flight), n_rows = 0;
+    float *logits =
+        batch->logits + flight.first_row * model_description(batch->engine->model)->n_vocab;
+    flight.drafts = add_draft(batch, tokens);
+    flight.begin_ns = clock_now_ns();
     enum status status =
-        model_step(batch->engine->model, batch->segments, n_segments, batch->logits, error);
+        model_step_begin(batch->engine->model, batch->segments, n_segments, logits, error);
     if (status != STATUS_OK)
         return status;
-    if (drafts)
-        speculation_computed(&batch->speculation, batch->running[0]->n_rows,
-                             (double)(clock_now_ns() - begin_ns));
-    draw(batch);
-    uint64_t ns = clock_now_ns() - begin_ns;
-    if (!drafts || batch->running[0]->n_rows == 1)
-        step_cost_learn(&batch->cost, n_texts, n_prompt, ns);
-    batch->counts.steps++;
-    batch->counts.step_ns += ns;
+    for (uint32_t i = 0; i < batch->n_running; i++) {
+        struct stream *stream = batch->running[i];
+        if (stream->flight > 0)
+            continue;
+        stream->flight = stream->n_rows > 0 ? flight.number : 0;
+        n_rows += stream->n_rows;
+    }
+    flight.n_rows = n_rows; /* with a draft's */
+    for (uint32_t i = 0; i < batch->n_flights; i++)
+        batch->flights[i].alone = false;
+    batch->flights[batch->n_flights++] = flight;
     return STATUS_OK;
 }
 
-static enum status compute(struct batch *batch, struct error *error)
+/* Awaits the oldest flight and draws, in the batch's turn. */
+static enum status land_flight(struct batch *batch, const struct flight *flight,
+                               struct error *error)
 {
-    batch_take_turn(batch);
-    enum status status = compute_in_turn(batch, error);
-    batch_end_turn(batch);
-    return status;
+    enum status status = model_step_end(batch->engine->model, error);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t begin_ns = MAX(flight->begin_ns, batch->landed_ns);
+    if (flight->drafts)
+        speculation_computed(&batch->speculation, flight->n_rows,
+                             (double)(clock_now_ns() - begin_ns));
+    draw(batch, flight);
+    batch->landed_ns = clock_now_ns();
+    uint64_t ns = batch->landed_ns - begin_ns;
+    if (flight->alone && (!flight->drafts || flight->n_rows == 1))
+        step_cost_learn(&batch->cost, flight->n_texts, flight->n_prompt, ns);
+    batch->counts.steps++;
+    batch->counts.step_ns += ns;
+    return STATUS_OK;
 }
 
 static void start(struct batch *batch, struct stream *stream)
@@ -434,8 +501,10 @@ static bool advance(struct batch *batch, struct stream *stream)
     }
     if (stream->n_rows > 0)
         sequence_truncate(stream->sequence, (uint32_t)stream->text.count - 1);
-    if (stream->n_step > 0)
+    if (stream->n_step > 0 || stream->n_rows > 0)
         prefix_keep(batch->cache, &stream->path, stream->sequence, stream->text.ids, false);
+    stream->flight = 0;
+    stream->n_rows = stream->n_step = 0;
     return ended;
 }
 
@@ -455,27 +524,36 @@ static void fail_all(struct batch *batch, const struct error *error)
     }
 }
 
-void batch_step(struct batch *batch)
+static void fail(struct batch *batch, struct stream *stream, const struct error *error)
 {
-    struct error error;
-    resume(batch);
-    if (batch->n_running == 0)
-        return;
-    plan_with_pages(batch);
-    enum status status = compute(batch, &error);
-    if (status == STATUS_LOST) {
-        fail_all(batch, &error);
-        return;
-    }
+    stream_fail(stream, error);
+    release_sequence(batch, stream);
+    end_stream(batch, stream);
+}
+
+/* Ends all that what failed was computed for; of a pipeline that is never but for a lost rank. */
+static void fail_planned(struct batch *batch, const struct error *error)
+{
     uint32_t kept = 0;
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
-        bool ended = stream->n_step > 0 && status != STATUS_OK;
-        if (ended)
-            stream_fail(stream, &error);
+        if (batch->max_flights > 1 || stream->n_step > 0)
+            fail(batch, stream, error);
         else
-            ended = status == STATUS_OK && advance(batch, stream);
-        if (!ended) {
+            batch->running[kept++] = stream;
+    }
+    batch->n_running = kept;
+}
+
+/* Goes on with the streams whose rows have landed, or with flight 0 with prompts that have none. */
+static void advance_all(struct batch *batch, uint64_t flight)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < batch->n_running; i++) {
+        struct stream *stream = batch->running[i];
+        bool concerned =
+            flight > 0 ? stream->flight == flight : stream->flight == 0 && stream->n_step > 0;
+        if (!concerned || !advance(batch, stream)) {
             batch->running[kept++] = stream;
             continue;
         }
@@ -483,4 +561,77 @@ void batch_step(struct batch *batch)
         end_stream(batch, stream);
     }
     batch->n_running = kept;
+}
+
+/* Of a pipeline, what is under way is as good as computed for all that begins later: prompts go on,
+ * and others take over their pages. */
+static void keep_begun(struct batch *batch)
+{
+    for (uint32_t i = 0; i < batch->n_running; i++) {
+        struct stream *stream = batch->running[i];
+        if (stream->n_step > 0 && sequence_length(stream->sequence) <= stream->text.count)
+            prefix_keep(batch->cache, &stream->path, stream->sequence, stream->text.ids, false);
+        stream->n_step = 0;
+    }
+}
+
+static void begin_step(struct batch *batch)
+{
+    struct error error;
+    size_t n = 0;
+    plan_with_pages(batch);
+    for (uint32_t i = 0; i < batch->n_running; i++)
+        n += batch->running[i]->n_step;
+    if (n == 0)
+        return;
+    batch_take_turn(batch);
+    enum status status = begin_flight(batch, &error);
+    batch_end_turn(batch);
+    if (status == STATUS_LOST)
+        fail_all(batch, &error);
+    else if (status != STATUS_OK)
+        fail_planned(batch, &error);
+    else if (batch->max_flights > 1)
+        keep_begun(batch);
+}
+
+static void land_step(struct batch *batch)
+{
+    struct error error;
+    struct flight flight = batch->flights[0];
+    batch_take_turn(batch);
+    enum status status = land_flight(batch, &flight, &error);
+    batch_end_turn(batch);
+    batch->n_flights--;
+    memmove(batch->flights, batch->flights + 1, batch->n_flights * sizeof *batch->flights);
+    if (status == STATUS_LOST)
+        fail_all(batch, &error);
+    else if (status != STATUS_OK)
+        fail_planned(batch, &error);
+    if (status != STATUS_OK)
+        return;
+    advance_all(batch, flight.number);
+    if (batch->max_flights == 1)
+        advance_all(batch, 0);
+}
+
+void batch_land(struct batch *batch)
+{
+    while (batch->n_flights > 0)
+        land_step(batch);
+}
+
+void batch_step(struct batch *batch)
+{
+    uint32_t n_before = batch->n_flights;
+    resume(batch);
+    if (batch->n_running == 0) {
+        batch_land(batch);
+        return;
+    }
+    if (batch->n_flights < batch->max_flights)
+        begin_step(batch);
+    if (batch->n_flights > 0 &&
+        (batch->n_flights == batch->max_flights || batch->n_flights == n_before))
+        land_step(batch);
 }

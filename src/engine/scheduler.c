@@ -214,6 +214,7 @@ static void *engine_main(void *argument)
         bury(scheduler, &ended);
         bury(scheduler, &batch->ended);
         if (call != NULL) {
+            batch_land(batch);
             batch_take_turn(batch);
             call->job(scheduler->engine, call->context);
             batch_end_turn(batch);

@@ -42,10 +42,11 @@ struct stream {
     uint64_t accepted_ns, begun_ns, started_ns;
 
     /* Of one step. */
-    size_t n_step; /* tokens that it computes of this text */
-    bool waits;    /* for an older one that computes the same now */
-    float *logits; /* [n_rows][n_vocab] after the last of them */
-    size_t n_rows; /* 0: the prompt goes on; more than one: with a draft */
+    size_t n_step;   /* tokens that it computes of this text */
+    bool waits;      /* for an older one that computes the same now */
+    float *logits;   /* [n_rows][n_vocab] after the last of them */
+    size_t n_rows;   /* 0: the prompt goes on; more than one: with a draft */
+    uint64_t flight; /* the step under way that brings the rows; 0: none */
     int32_t drawn;
     float *raw; /* [n_vocab], NULL unless logprobs are wanted */
     struct token_logprob *top;
@@ -92,6 +93,21 @@ void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, 
 /* Tokens of prompts that a step may have beside n_texts texts; at least a few. */
 size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts);
 
+/* ---- Flights --------------------------------------------------------------------------------- */
+
+/* A step that is under way. On one machine it lands at once; of a pipeline of stages several are
+ * under way, each with some of the texts, so that all stages are busy. A text waits for its own
+ * flight; a prompt that goes on need not. */
+struct flight {
+    uint64_t number;
+    uint32_t n_texts;
+    size_t n_prompt;
+    size_t first_row, n_rows; /* of the logits */
+    uint64_t begin_ns;
+    bool alone; /* no other was under way with it */
+    bool drafts;
+};
+
 /* ---- Batch ----------------------------------------------------------------------------------- */
 
 struct batch {
@@ -103,7 +119,11 @@ struct batch {
     uint32_t n_running, n_paused;
     uint64_t last_age;
     struct step_segment *segments; /* [max_streams] */
-    float *logits;                 /* [max_streams][n_vocab] */
+    float *logits;                 /* [max_rows][n_vocab]; rows of flights follow each other */
+    size_t max_rows;
+    struct flight flights[MODEL_MAX_STEPS]; /* the oldest first */
+    uint32_t n_flights, max_flights, n_stages;
+    uint64_t last_flight, landed_ns;
     struct step_cost cost;
     struct speculation speculation; /* for a text that is alone */
     uint64_t drafted_id;            /* of the text that it follows; 0: none */
@@ -122,7 +142,9 @@ void batch_cancel(struct batch *batch, bool all);
 /* Other models may compute on the same threads: whoever does has the turn. */
 void batch_take_turn(struct batch *batch);
 void batch_end_turn(struct batch *batch);
-/* One step of all that run. */
+/* One step of all that run; of a pipeline, begins one and lands one, as fits. */
 void batch_step(struct batch *batch);
+/* Lands all that is under way. */
+void batch_land(struct batch *batch);
 
 #endif

@@ -151,29 +151,50 @@ static enum status replace_text(struct session *session, const int32_t *tokens, 
     return STATUS_OK;
 }
 
-/* Computes the text from what the sequence holds on; the last token gives logits. */
+/* Waits for all that is under way, whatever comes of it. */
+static void drain(struct model *model)
+{
+    struct error ignored;
+    while (model_steps_under_way(model) > 0)
+        model_step_end(model, &ignored);
+}
+
+/* Computes the text from what the sequence holds on; the last token gives logits. Of a pipeline all
+ * stages are kept busy. */
 static enum status prefill(struct session *session, session_progress *progress, void *context,
                            struct error *error)
 {
     const struct token_list *text = &session->text;
-    size_t limit = model_batch_limit(session->engine->model);
-    size_t done = sequence_length(session->sequence);
-    while (done < text->count) {
+    struct model *model = session->engine->model;
+    size_t limit = model_batch_limit(model), done = sequence_length(session->sequence);
+    size_t begun = done, most = MIN(model_steps_most(model), model_n_stages(model) + 1);
+    enum status status = STATUS_OK;
+    uint64_t begin_ns = clock_now_ns();
+    while (done < text->count && status == STATUS_OK) {
+        while (begun < text->count && model_steps_under_way(model) < most && status == STATUS_OK) {
+            size_t n = MIN(text->count - begun, limit);
+            struct step_segment segment = {.sequence = session->sequence,
+                                           .tokens = text->ids + begun,
+                                           .n_tokens = n,
+                                           .n_logits = begun + n == text->count};
+            status = model_step_begin(model, &segment, 1, session->logits, error);
+            begun += n;
+        }
         size_t n = MIN(text->count - done, limit);
-        struct step_segment segment = {.sequence = session->sequence,
-                                       .tokens = text->ids + done,
-                                       .n_tokens = n,
-                                       .n_logits = done + n == text->count};
-        uint64_t begin_ns = clock_now_ns();
-        enum status status =
-            model_step(session->engine->model, &segment, 1, session->logits, error);
+        if (status == STATUS_OK)
+            status = model_step_end(model, error);
         if (status != STATUS_OK)
-            return status;
-        speculate_pay_prompt(&session->speculation.pay, n, (double)(clock_now_ns() - begin_ns));
+            break;
+        uint64_t now_ns = clock_now_ns();
+        speculate_pay_prompt(&session->speculation.pay, n, (double)(now_ns - begin_ns));
+        begin_ns = now_ns;
         done += n;
         if (progress != NULL && !progress(context, done, text->count))
-            return error_set(error, STATUS_CANCELLED, "interrupted");
+            status = error_set(error, STATUS_CANCELLED, "interrupted");
     }
+    drain(model);
+    if (status != STATUS_OK)
+        return status;
     session->row = 0;
     session->n_rows = 1;
     return STATUS_OK;

@@ -1,7 +1,6 @@
 /* Operations of the CPU backend that work on each row alone. */
 #include "model/backend_cpu.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -161,16 +160,19 @@ static void scale_each_row(const struct op *op, size_t begin, size_t end)
 }
 
 /* ---- Routing of experts ---- */
+/* The same bits on every machine: ranks that share a model must choose the same experts. */
 
+/* n <= MODEL_MAX_EXPERTS. */
 static void softmax(float *x, size_t n)
 {
-    float highest = -FLT_MAX, sum = 0;
+    float p[MODEL_MAX_EXPERTS], highest = -INFINITY;
+    size_t padded = (n + 15) / 16 * 16;
+    memcpy(p, x, n * sizeof *p);
+    for (size_t i = n; i < padded; i++)
+        p[i] = -INFINITY;
+    float sum = quant_exp_sum(p, padded, &highest, NULL);
     for (size_t i = 0; i < n; i++)
-        highest = fmaxf(highest, x[i]);
-    for (size_t i = 0; i < n; i++)
-        sum += x[i] = expf(x[i] - highest);
-    for (size_t i = 0; i < n; i++)
-        x[i] /= sum;
+        x[i] = p[i] / sum;
 }
 
 /* Index of the largest of x[n]; the first of equals. */
@@ -213,10 +215,9 @@ static void route_row(const struct op *op, const float *logits, const float *bia
 {
     size_t n = op->route.n_experts, n_used = op->route.n_used;
     float p[MODEL_MAX_EXPERTS], scores[MODEL_MAX_EXPERTS];
-    for (size_t e = 0; e < n; e++) {
-        bool sigmoid = op->route.routing == MODEL_ROUTING_SIGMOID;
-        p[e] = sigmoid ? 1.0f / (1.0f + expf(-logits[e])) : logits[e];
-    }
+    memcpy(p, logits, n * sizeof *p);
+    if (op->route.routing == MODEL_ROUTING_SIGMOID)
+        quant_sigmoid(p, n);
     if (op->route.routing == MODEL_ROUTING_SOFTMAX)
         softmax(p, n);
     for (size_t e = 0; e < n; e++)

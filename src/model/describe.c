@@ -552,8 +552,8 @@ static void read_mla(struct reader *reader, struct model_desc *desc)
 
 /* ---- Layers are whole ---- */
 
-/* Whether a tensor of that name is in all layers where it is in one. Those of FFNs are not, which are
- * dense in some layers and of experts in others. */
+/* Whether a tensor of that name is in all layers where it is in one. Those of FFNs are not, which
+ * are dense in some layers and of experts in others. */
 static bool in_all_layers(const char *suffix)
 {
     static const char *const names[] = {

@@ -34,17 +34,24 @@ bool exchange_call(struct model *model, const struct comm_transfer *transfers, s
     return !exchange->lost;
 }
 
-/* Device memory to `own`. Out of memory on one rank would leave the others waiting: it counts as
- * lost here, and they find the connection closed. */
+/* Out of memory on one rank would leave the others waiting for it: it counts as lost here, and they
+ * find the connection closed. */
+enum status exchange_give_up(struct model *model)
+{
+    if (!model->exchange.lost)
+        error_set(&model->exchange.error, STATUS_LOST, "out of memory while computing a step");
+    model->exchange.lost = true;
+    return STATUS_LOST;
+}
+
+/* Device memory to `own`. */
 static bool fetch(struct model *model, struct device_ref x, size_t n_numbers)
 {
     struct exchange *exchange = &model->exchange;
     enum status status = model->backend->download(model->backend, exchange->own, x,
                                                   n_numbers * sizeof *exchange->own);
-    if (status != STATUS_OK && !exchange->lost) {
-        exchange->lost = true;
-        error_set(&exchange->error, STATUS_LOST, "out of memory while computing a step");
-    }
+    if (status != STATUS_OK)
+        exchange_give_up(model);
     return !exchange->lost;
 }
 

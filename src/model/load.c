@@ -76,7 +76,9 @@ static struct weights_tensor part_of(struct loader *loader, const struct weights
                                      const struct slice_cut *cut, uint32_t i)
 {
     struct weights_tensor part = *tensor;
-    if (cut->n > 0 && !weights_part(tensor, cut->dim, cut->spans[i], &part))
+    bool there = cut->part.n == 0 ? tensor->data != NULL && tensor->held.n == 0
+                                  : weights_part(tensor, cut->part.dim, cut->part.spans[i], &part);
+    if (!there)
         fail(loader, STATUS_INVALID, tensor->name, "does not have the part that is needed here");
     return part;
 }
@@ -135,7 +137,7 @@ static void find_vectors(struct loader *loader, const char *name, uint64_t n_col
     if (tensor == NULL)
         return;
     struct slice_cut cut = slice_cut(loader->slice, tensor);
-    for (uint32_t i = 0; i < n_parts && cut.needed && loader->status == STATUS_OK; i++) {
+    for (uint32_t i = 0; i < n_parts && cut.part.needed && loader->status == STATUS_OK; i++) {
         struct weights_tensor part = part_of(loader, tensor, &cut, i);
         if (loader->status == STATUS_OK)
             out[i] = vector_of(loader, &part);
@@ -214,7 +216,7 @@ static void find_weights(struct loader *loader, const char *prefix, struct shape
     struct slice_cut cut = slice_cut(loader->slice, tensor);
     snprintf(name, sizeof name, "%s.bias", prefix);
     find_vectors(loader, name, shape.n_rows, shape.n_matrices, n_parts, biases);
-    for (uint32_t i = 0; i < n_parts && cut.needed && loader->status == STATUS_OK; i++) {
+    for (uint32_t i = 0; i < n_parts && cut.part.needed && loader->status == STATUS_OK; i++) {
         struct weights_tensor part = part_of(loader, tensor, &cut, i);
         if (loader->status != STATUS_OK)
             return;
@@ -479,7 +481,7 @@ static const float *rope_factors(struct loader *loader)
         if (tensor == NULL)
             continue;
         if (tensor->format != QUANT_F32 || tensor->shape[0] != loader->desc->rope_dims / 2 ||
-            tensor->shape[1] != 1)
+            tensor->shape[1] != 1 || tensor->data == NULL)
             fail(loader, STATUS_INVALID, names[i], "does not hold one F32 number a frequency");
         factors[i] = tensor->data;
     }

@@ -179,6 +179,17 @@ struct model_options {
 enum status model_plan(const struct weights *weights, const struct model_options *options,
                        uint32_t *n_ctx, struct error *error);
 
+/* The slice file of a rank: weights_slice_read gives its bytes. It can be opened in place of the
+ * whole file as the weights of a model on that rank. The text says what the bytes depend on beside
+ * the whole file: layers, shard and shares, not the rest of the placement. */
+#define MODEL_SLICE_TEXT 320
+enum status model_slice_open(struct weights_slice **out, const struct weights *weights,
+                             const struct model_placement *placement, uint32_t rank,
+                             struct error *error);
+enum status model_slice_text(char text[MODEL_SLICE_TEXT], const struct weights *weights,
+                             const struct model_placement *placement, uint32_t rank,
+                             struct error *error);
+
 /* What a rank of options.placement takes, with n_ctx, n_cache and kv_format as in options; nothing
  * is built for it. weights_bytes is also about the size of its slice file. */
 struct model_memory {

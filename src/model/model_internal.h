@@ -214,6 +214,7 @@ void exchange_close(struct model *model);
 uint64_t exchange_bytes(const struct model *model); /* memory that it takes */
 /* False where the exchange is lost. */
 bool exchange_call(struct model *model, const struct comm_transfer *transfers, size_t n);
+enum status exchange_give_up(struct model *model); /* loses it: STATUS_LOST */
 /* x[n_rows][n_embd] becomes the sum of all shards' x, rounded on the way where that is allowed and
  * there are many rows. */
 void exchange_sum(struct model *model, struct device_ref x, uint32_t n_rows, bool rounded);

@@ -360,8 +360,8 @@ static const struct {
 
 static void add_span(struct slice_cut *cut, struct span span, uint32_t factor, uint64_t offset)
 {
-    cut->spans[cut->n++] = (struct weights_span){offset + (uint64_t)span.begin * factor,
-                                                 offset + (uint64_t)span.end * factor};
+    cut->part.spans[cut->part.n++] = (struct weights_span){offset + (uint64_t)span.begin * factor,
+                                                           offset + (uint64_t)span.end * factor};
 }
 
 /* The spans of a role; with n 0 everything. */
@@ -377,7 +377,7 @@ static void cut_role(const struct slice *slice, const struct layer_slice *layer,
     uint64_t n_q = (uint64_t)facts->n_heads * k, n_k = (uint64_t)facts->n_kv_heads * k;
     switch (role) {
     case ROLE_FIRST:
-        cut->needed = slice->shard == 0;
+        cut->part.needed = slice->shard == 0;
         break;
     case ROLE_Q:
         add_span(cut, q, k, 0);
@@ -394,7 +394,7 @@ static void cut_role(const struct slice *slice, const struct layer_slice *layer,
         add_span(cut, layer->kv_heads, v, n_q + n_k);
         break;
     case ROLE_HEADS:
-        if (size == facts->n_heads && !(layer->whole_qk && cut->dim == 1))
+        if (size == facts->n_heads && !(layer->whole_qk && cut->part.dim == 1))
             add_span(cut, layer->heads, 1, 0);
         break;
     case ROLE_KV_HEADS:
@@ -426,7 +426,7 @@ static void cut_role(const struct slice *slice, const struct layer_slice *layer,
 static void round_columns(struct slice_cut *cut, const struct weights_tensor *tensor)
 {
     uint64_t block = quant_info(tensor->format)->block_len;
-    struct weights_span own = cut->spans[0], *held = &cut->spans[0];
+    struct weights_span own = cut->part.spans[0], *held = &cut->part.spans[0];
     held->begin = own.begin / block * block;
     held->end = MIN((own.end + block - 1) / block * block, tensor->shape[0]);
     cut->pad_before = (uint32_t)(own.begin - held->begin);
@@ -437,22 +437,22 @@ static struct slice_cut cut_in_layer(const struct slice *slice, uint32_t index, 
                                      const struct weights_tensor *tensor)
 {
     const struct layer_slice *layer = &slice->layers[index];
-    struct slice_cut cut = {.needed = true};
+    struct slice_cut cut = {.part = {.needed = true}};
     bool whole_experts = span_size(layer->experts) < slice->desc->n_experts;
     for (size_t i = 0; i < ARRAY_COUNT(roles); i++) {
         if (strcmp(suffix, roles[i].suffix) != 0)
             continue;
-        cut.dim = roles[i].dim;
+        cut.part.dim = roles[i].dim;
         if (whole_experts && roles[i].expert_dim > 0) {
-            cut.dim = roles[i].expert_dim;
+            cut.part.dim = roles[i].expert_dim;
             add_span(&cut, layer->experts, 1, 0);
             return cut;
         }
-        cut_role(slice, layer, &slice->desc->layers[index], roles[i].role, tensor->shape[cut.dim],
-                 &cut);
+        cut_role(slice, layer, &slice->desc->layers[index], roles[i].role,
+                 tensor->shape[cut.part.dim], &cut);
         break;
     }
-    if (cut.n > 0 && cut.dim == 0 && cut.n == 1)
+    if (cut.part.n > 0 && cut.part.dim == 0 && cut.part.n == 1)
         round_columns(&cut, tensor);
     return cut;
 }
@@ -469,22 +469,22 @@ bool slice_ignores(const struct model_desc *desc, const char *name)
 /* What lies outside of the layers. */
 static struct slice_cut cut_end(const struct slice *slice, const char *name)
 {
-    struct slice_cut cut = {.needed = true};
+    struct slice_cut cut = {.part = {.needed = true}};
     bool embedding = strcmp(name, "token_embd.weight") == 0;
     if (strcmp(name, "output.weight") == 0 || (embedding && slice->tied && !slice->embeds)) {
-        cut.needed = slice->last;
-        cut.dim = 1;
+        cut.part.needed = slice->last;
+        cut.part.dim = 1;
         add_span(&cut, slice->vocab, 1, 0);
     } else if (strcmp(name, "output.bias") == 0) {
-        cut.needed = slice->last;
+        cut.part.needed = slice->last;
         add_span(&cut, slice->vocab, 1, 0);
     } else if (embedding || strncmp(name, "position_embd.", 14) == 0 ||
                strncmp(name, "token_types.", 12) == 0 || strncmp(name, "token_embd", 10) == 0) {
-        cut.needed = slice->embeds;
+        cut.part.needed = slice->embeds;
     } else if (strncmp(name, "output_norm.", 12) == 0) {
-        cut.needed = slice->last;
+        cut.part.needed = slice->last;
     } else if (strncmp(name, "cls.", 4) == 0) {
-        cut.needed = slice->rank == slice->owner;
+        cut.part.needed = slice->rank == slice->owner;
     }
     return cut;
 }
@@ -508,12 +508,96 @@ uint64_t slice_weight_bytes(const struct slice *slice, const struct weights *wei
     uint64_t bytes = 0;
     for (size_t i = 0; i < weights_tensor_count(weights); i++) {
         const struct weights_tensor *tensor = weights_tensor_at(weights, i);
-        struct slice_cut cut = slice_cut(slice, tensor);
-        uint64_t n = 0, size = tensor->shape[cut.dim];
-        for (uint32_t s = 0; s < cut.n; s++)
-            n += cut.spans[s].end - cut.spans[s].begin;
-        if (cut.needed)
-            bytes += cut.n == 0 ? tensor->size_bytes : tensor->size_bytes / size * n;
+        struct weights_cut part = slice_cut(slice, tensor).part;
+        uint64_t whole = quant_row_bytes(tensor->format, (size_t)tensor->shape[0]), n = 0;
+        for (uint32_t d = 1; d < WEIGHTS_MAX_DIMS; d++)
+            whole *= tensor->shape[d];
+        for (uint32_t s = 0; s < part.n; s++)
+            n += part.spans[s].end - part.spans[s].begin;
+        if (part.needed)
+            bytes += part.n == 0 ? whole : whole / tensor->shape[part.dim] * n;
     }
     return bytes;
+}
+
+/* ---- Slice files ----------------------------------------------------------------------------- */
+
+static uint32_t common_divisor(uint32_t a, uint32_t b)
+{
+    while (b != 0) {
+        uint32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* What the bytes of the slice depend on, and nothing else of the placement. */
+static void describe_slice(const struct slice *slice, char text[MODEL_SLICE_TEXT])
+{
+    struct dealing dealing = dealing_of(slice, 0);
+    uint32_t divisor = 0;
+    for (uint32_t s = 0; s < slice->n_shards && slice->n_shards > 1; s++)
+        divisor = common_divisor(divisor, (uint32_t)share_of(&dealing, s));
+    int n = snprintf(text, MODEL_SLICE_TEXT, "layers %u-%u of %u", slice->layer_range.begin,
+                     slice->layer_range.end, slice->desc->n_layers);
+    if (slice->n_shards == 1)
+        return;
+    n += snprintf(text + n, (size_t)(MODEL_SLICE_TEXT - n), ", shard %u of", slice->shard);
+    for (uint32_t s = 0; s < slice->n_shards; s++)
+        n += snprintf(text + n, (size_t)(MODEL_SLICE_TEXT - n), "%c%u", s == 0 ? ' ' : ':',
+                      (unsigned)share_of(&dealing, s) / divisor);
+}
+
+enum status model_slice_text(char text[MODEL_SLICE_TEXT], const struct weights *weights,
+                             const struct model_placement *placement, uint32_t rank,
+                             struct error *error)
+{
+    struct model_desc *desc;
+    struct slice slice;
+    enum status status = model_describe(&desc, weights, error);
+    if (status != STATUS_OK)
+        return status;
+    status = slice_open(&slice, desc, placement, rank, weights, error);
+    if (status == STATUS_OK) {
+        describe_slice(&slice, text);
+        slice_close(&slice);
+    }
+    model_desc_free(desc);
+    return status;
+}
+
+static enum status open_slice_file(struct weights_slice **out, const struct slice *slice,
+                                   const struct weights *weights, struct error *error)
+{
+    char text[MODEL_SLICE_TEXT];
+    size_t n = weights_tensor_count(weights);
+    struct weights_cut *cuts = calloc(n + 1, sizeof *cuts);
+    if (cuts == NULL)
+        return error_memory(error, n * sizeof *cuts);
+    for (size_t i = 0; i < n; i++)
+        cuts[i] = slice_cut(slice, weights_tensor_at(weights, i)).part;
+    describe_slice(slice, text);
+    enum status status = weights_slice_open(out, weights, text, cuts, error);
+    free(cuts);
+    return status;
+}
+
+enum status model_slice_open(struct weights_slice **out, const struct weights *weights,
+                             const struct model_placement *placement, uint32_t rank,
+                             struct error *error)
+{
+    struct model_desc *desc;
+    struct slice slice;
+    *out = NULL;
+    enum status status = model_describe(&desc, weights, error);
+    if (status != STATUS_OK)
+        return status;
+    status = slice_open(&slice, desc, placement, rank, weights, error);
+    if (status == STATUS_OK) {
+        status = open_slice_file(out, &slice, weights, error);
+        slice_close(&slice);
+    }
+    model_desc_free(desc);
+    return status;
 }

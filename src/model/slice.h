@@ -55,9 +55,7 @@ struct span slice_vocab(const struct slice *slice, uint32_t shard);
  * for each part), or with n 0 all of it. Columns come in whole blocks; pad_before and pad_after of
  * them are a neighbour's. */
 struct slice_cut {
-    bool needed;
-    uint32_t dim, n;
-    struct weights_span spans[3];
+    struct weights_cut part;
     uint32_t pad_before, pad_after;
 };
 struct slice_cut slice_cut(const struct slice *slice, const struct weights_tensor *tensor);

@@ -304,6 +304,8 @@ static void compute_until(struct model *model, uint32_t end)
         if (step->n > 0)
             status = compute(model, step);
         step->done = true;
+        if (status == STATUS_MEMORY && model->slice.n_ranks > 1)
+            status = exchange_give_up(model);
         if (status != STATUS_OK)
             take_back(model, i, status);
     }

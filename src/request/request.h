@@ -74,8 +74,8 @@ struct generation_request {
     /* The same as it was asked for, to be compiled where the model is (engine_grammar); NULL:
      * nothing, or not told. A reference that the request owns. An object with one of "gbnf" (text),
      * "schema" (a JSON Schema) and "tools" (OpenAI's list); "tool": the only one of them to call;
-     * "single_call"; "may_call": it may answer without a call too; "chat": the answer is a chat's reply; "thinking": which begins within
-     * reasoning. */
+     * "single_call"; "may_call": it may answer without a call too; "chat": the answer is a chat's
+     * reply; "thinking": which begins within reasoning. */
     json_t *grammar_asked;
     uint32_t max_tokens;      /* of the answer; 0: what the context leaves */
     const struct view *stops; /* [n_stops], UTF-8, not empty: the answer ends before the first */

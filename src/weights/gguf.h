@@ -34,6 +34,10 @@ size_t gguf_type_bytes(enum weights_type type);
 uint32_t gguf_format_number(enum quant_format format);
 bool gguf_format_find(uint32_t number, enum quant_format *format, const char **name);
 
+/* Little-endian, as the format has them. */
+bool gguf_put_number(struct buffer *out, uint64_t value, size_t bytes);
+bool gguf_put_string(struct buffer *out, const char *text);
+
 /* ---- Lookup by name -------------------------------------------------------------------------- */
 
 /* Sorted rather than hashed: names come from the file, and no choice of them makes this slow. */
@@ -89,7 +93,11 @@ struct weights {
     size_t tensor_count;
     struct name_index value_index, tensor_index;
     struct prefetch *prefetch;
+    const char *slice_text; /* of a slice file */
 };
+
+/* slice.c: where the file is a slice, shows all tensors of the whole model in place of its own. */
+enum status slice_join(struct weights *weights, struct error *error);
 
 /* The thread of weights_prefetch; closing ends it before the files are unmapped. */
 struct prefetch *prefetch_open(const struct weights *weights);

@@ -32,7 +32,7 @@ static const struct declared *declared_at(const struct weights_writer *writer, s
     return (const struct declared *)(const void *)writer->tensors.data + index;
 }
 
-static bool put_number(struct buffer *out, uint64_t value, size_t bytes)
+bool gguf_put_number(struct buffer *out, uint64_t value, size_t bytes)
 {
     uint8_t little[8];
     for (size_t i = 0; i < bytes; i++)
@@ -40,10 +40,10 @@ static bool put_number(struct buffer *out, uint64_t value, size_t bytes)
     return buffer_append(out, little, bytes);
 }
 
-static bool put_string(struct buffer *out, const char *text)
+bool gguf_put_string(struct buffer *out, const char *text)
 {
     size_t size = strlen(text);
-    return put_number(out, size, 8) && buffer_append(out, text, size);
+    return gguf_put_number(out, size, 8) && buffer_append(out, text, size);
 }
 
 enum status weights_writer_open(struct weights_writer **out, const char *path, struct error *error)
@@ -117,7 +117,7 @@ static enum status put_key(struct weights_writer *writer, const char *key, const
     if (status != STATUS_OK)
         return status;
     const char *name = arena_copy(writer->arena, key, strlen(key));
-    if (name == NULL || !put_string(&writer->keys, key) ||
+    if (name == NULL || !gguf_put_string(&writer->keys, key) ||
         !buffer_append(&writer->keys, raw, size) ||
         !buffer_append(&writer->key_names, &name, sizeof name))
         return error_memory(error, size);
@@ -140,9 +140,9 @@ static enum status put_value(struct weights_writer *writer, const char *key, enu
                              uint64_t value, const char *text, struct error *error)
 {
     struct buffer raw = {0};
-    bool done =
-        put_number(&raw, type, 4) &&
-        (text != NULL ? put_string(&raw, text) : put_number(&raw, value, gguf_type_bytes(type)));
+    bool done = gguf_put_number(&raw, type, 4) &&
+                (text != NULL ? gguf_put_string(&raw, text)
+                              : gguf_put_number(&raw, value, gguf_type_bytes(type)));
     enum status status =
         done ? put_key(writer, key, raw.data, raw.size, error) : error_memory(error, raw.size);
     buffer_free(&raw);
@@ -165,10 +165,10 @@ enum status weights_writer_strings(struct weights_writer *writer, const char *ke
                                    const char *const *values, size_t count, struct error *error)
 {
     struct buffer raw = {0};
-    bool done = put_number(&raw, WEIGHTS_ARRAY, 4) && put_number(&raw, WEIGHTS_STRING, 4) &&
-                put_number(&raw, count, 8);
+    bool done = gguf_put_number(&raw, WEIGHTS_ARRAY, 4) &&
+                gguf_put_number(&raw, WEIGHTS_STRING, 4) && gguf_put_number(&raw, count, 8);
     for (size_t i = 0; i < count && done; i++)
-        done = put_string(&raw, values[i]);
+        done = gguf_put_string(&raw, values[i]);
     enum status status =
         done ? put_key(writer, key, raw.data, raw.size, error) : error_memory(error, raw.size);
     buffer_free(&raw);
@@ -252,11 +252,11 @@ static enum status write_padding(struct weights_writer *writer, struct error *er
 
 static bool put_tensor(struct buffer *out, const struct declared *tensor, uint64_t offset)
 {
-    bool done = put_string(out, tensor->name) && put_number(out, tensor->n_dims, 4);
+    bool done = gguf_put_string(out, tensor->name) && gguf_put_number(out, tensor->n_dims, 4);
     for (uint32_t d = 0; d < tensor->n_dims && done; d++)
-        done = put_number(out, tensor->shape[d], 8);
-    return done && put_number(out, gguf_format_number(tensor->format), 4) &&
-           put_number(out, offset, 8);
+        done = gguf_put_number(out, tensor->shape[d], 8);
+    return done && gguf_put_number(out, gguf_format_number(tensor->format), 4) &&
+           gguf_put_number(out, offset, 8);
 }
 
 static enum status write_header(struct weights_writer *writer, struct error *error)
@@ -268,9 +268,9 @@ static enum status write_header(struct weights_writer *writer, struct error *err
         return status;
     struct buffer header = {0};
     buffer_append_text(&header, GGUF_MAGIC);
-    put_number(&header, GGUF_VERSION, 4);
-    put_number(&header, writer->tensor_count, 8);
-    put_number(&header, writer->key_count, 8);
+    gguf_put_number(&header, GGUF_VERSION, 4);
+    gguf_put_number(&header, writer->tensor_count, 8);
+    gguf_put_number(&header, writer->key_count, 8);
     buffer_append(&header, writer->keys.data, writer->keys.size);
     uint64_t offset = 0;
     for (size_t i = 0; i < writer->tensor_count && !header.failed; i++) {

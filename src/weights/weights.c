@@ -226,6 +226,8 @@ static enum status finish(struct weights **out, struct weights *weights, enum st
     if (status == STATUS_OK)
         status = join_values(weights, error);
     if (status == STATUS_OK)
+        status = slice_join(weights, error);
+    if (status == STATUS_OK)
         *out = weights;
     else
         weights_close(weights);
@@ -337,17 +339,41 @@ struct quant_matrix weights_matrix(const struct weights_tensor *tensor)
     };
 }
 
+/* Where span begins among what is held, in numbers along dim; false where it is not. */
+static bool find_held(const struct weights_tensor *tensor, uint32_t dim, struct weights_span span,
+                      uint64_t *begin)
+{
+    const struct weights_cut *held = &tensor->held;
+    uint64_t at = 0;
+    *begin = span.begin;
+    if (tensor->data == NULL)
+        return false;
+    if (held->n == 0)
+        return true;
+    for (uint32_t s = 0; s < held->n && held->dim == dim; s++) {
+        if (span.begin >= held->spans[s].begin && span.end <= held->spans[s].end) {
+            *begin = at + (span.begin - held->spans[s].begin);
+            return true;
+        }
+        at += held->spans[s].end - held->spans[s].begin;
+    }
+    return false;
+}
+
 bool weights_part(const struct weights_tensor *tensor, uint32_t dim, struct weights_span span,
                   struct weights_tensor *part)
 {
     uint32_t block = quant_info(tensor->format)->block_len;
+    uint64_t begin;
     if (dim > 2 || span.begin >= span.end || span.end > tensor->shape[dim] ||
-        (dim == 0 && (span.begin % block != 0 || span.end % block != 0)))
+        (dim == 0 && (span.begin % block != 0 || span.end % block != 0)) ||
+        !find_held(tensor, dim, span, &begin))
         return false;
-    size_t offset = dim == 0   ? quant_row_bytes(tensor->format, (size_t)span.begin)
-                    : dim == 1 ? (size_t)span.begin * tensor->row_bytes
-                               : (size_t)span.begin * tensor->matrix_bytes;
+    size_t offset = dim == 0   ? quant_row_bytes(tensor->format, (size_t)begin)
+                    : dim == 1 ? (size_t)begin * tensor->row_bytes
+                               : (size_t)begin * tensor->matrix_bytes;
     *part = *tensor;
+    part->held = (struct weights_cut){0};
     part->shape[dim] = span.end - span.begin;
     part->data = (const char *)tensor->data + offset;
     part->size_bytes = (part->shape[3] * part->shape[2] - 1) * tensor->matrix_bytes +

@@ -20,6 +20,15 @@ struct weights_span {
     uint64_t begin, end;
 };
 
+/* A part of a tensor: n spans along dimension dim (0 to 2) that follow each other, columns in whole
+ * blocks of the format; with n 0 all of it. */
+#define WEIGHTS_MAX_SPANS 3
+struct weights_cut {
+    bool needed;
+    uint32_t dim, n;
+    struct weights_span spans[WEIGHTS_MAX_SPANS];
+};
+
 struct weights_tensor {
     const char *name; /* zero-terminated */
     enum quant_format format;
@@ -29,6 +38,9 @@ struct weights_tensor {
     const void *data;
     uint64_t size_bytes;            /* from the first to the last byte of data */
     size_t row_bytes, matrix_bytes; /* from one row, one matrix of data to the next */
+    /* In a slice file only: what of the shape is there, the spans one after the other; where not
+     * even that is needed, data is NULL. */
+    struct weights_cut held;
 };
 
 /* Opens PATH, and for a split file (NAME-00001-of-00003.gguf) all its parts, whichever is named. */
@@ -49,9 +61,29 @@ struct quant_matrix weights_matrix(const struct weights_tensor *tensor);
 
 /* *part is [span.begin, span.end) of the tensor along dimension dim (0 to 2; columns in whole
  * blocks of the format), borrowed as it lies, with the tensor's strides. False where the tensor has
- * no such part. */
+ * no such part, or the file does not hold it. */
 bool weights_part(const struct weights_tensor *tensor, uint32_t dim, struct weights_span span,
                   struct weights_tensor *part);
+
+/* ---- Slice files ----------------------------------------------------------------------------- */
+
+/* The bytes of a slice file: what one rank needs of a model, cut out of the whole file. They are a
+ * function of that file, the cuts and the text alone. slice.c has the format. */
+struct weights_slice;
+
+/* cuts[tensor count of weights]; text says which slice it is. weights stays borrowed. */
+enum status weights_slice_open(struct weights_slice **out, const struct weights *weights,
+                               const char *text, const struct weights_cut *cuts,
+                               struct error *error);
+void weights_slice_close(struct weights_slice *slice);
+uint64_t weights_slice_size(const struct weights_slice *slice);
+/* out[size] = its bytes from offset on; false where it has not so many. Any number of threads. */
+bool weights_slice_read(const struct weights_slice *slice, uint64_t offset, void *out, size_t size);
+
+/* Of an open slice file, the text; NULL for a whole model. */
+const char *weights_slice_text(const struct weights *weights);
+
+/* ---- Reading ahead --------------------------------------------------------------------------- */
 
 /* Starts to bring the pages in ahead of use; never waits. */
 void weights_prefetch(const struct weights *weights);

@@ -217,6 +217,97 @@ static void test_ranks_formats(void **state)
         check_shape(&cases[i].shape, cases[i].placement, cases[i].name);
 }
 
+/* ---- Slice files ---- */
+
+/* Writes the slice file of a rank in pieces of odd sizes; a second reading of random ranges gives
+ * the same bytes. */
+static struct weights *slice_file(const struct weights *weights,
+                                  const struct model_placement *placement, uint32_t rank)
+{
+    struct weights_slice *slice;
+    struct weights *opened;
+    struct error error = {0};
+    char path[] = "/tmp/consort-slice-XXXXXX", text[MODEL_SLICE_TEXT];
+    if (model_slice_open(&slice, weights, placement, rank, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    size_t size = (size_t)weights_slice_size(slice), n;
+    unsigned char *bytes = malloc(size), *again = malloc(size);
+    for (size_t at = 0, i = 0; at < size; at += n, i++) {
+        n = MIN(size - at, (size_t)(rng_u64(1, i, 0) % 5000 + 1));
+        assert_true(weights_slice_read(slice, at, bytes + at, n));
+    }
+    for (size_t i = 0; i < 200; i++) {
+        size_t at = (size_t)(rng_u64(2, i, 0) % size);
+        n = (size_t)(rng_u64(2, i, 1) % (size - at) + 1);
+        assert_true(weights_slice_read(slice, at, again, n));
+        assert_memory_equal(again, bytes + at, n);
+    }
+    assert_false(weights_slice_read(slice, size, again, 1));
+    weights_slice_close(slice);
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, bytes, size) == (ssize_t)size && close(fd) == 0);
+    if (weights_open(&opened, path, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    unlink(path);
+    assert_int_equal(model_slice_text(text, weights, placement, rank, &error), STATUS_OK);
+    assert_string_equal(weights_slice_text(opened), text);
+    struct model_options options = options_for(placement);
+    struct model_memory memory;
+    assert_int_equal(model_rank_memory(weights, &options, rank, &memory, &error), STATUS_OK);
+    assert_true(size >= memory.weights_bytes && size < memory.weights_bytes + 16384);
+    assert_int_equal(model_slice_open(&slice, opened, placement, rank, &error), STATUS_UNSUPPORTED);
+    free(bytes);
+    free(again);
+    return opened;
+}
+
+/* Ranks that have only their slice files come to the same bits. */
+static void check_slices(const struct shape *shape, const char *text)
+{
+    enum { ROWS = 28 * N_VOCAB };
+    static float expected[ROWS], found[ROWS];
+    struct weights *weights = open_shape(shape), *own[8];
+    struct model_placement placement = fake_placement(text, N_LAYERS);
+    struct model_options options = options_for(&placement);
+    struct fake_ranks ranks;
+    struct error error = {0};
+    uint32_t n = model_placement_ranks(&placement);
+    assert_int_equal(fake_ranks_open(&ranks, weights, &options, false, NULL, &error), STATUS_OK);
+    run_text(ranks.owner, expected);
+    assert_int_equal(fake_ranks_close(&ranks), STATUS_OK);
+    for (uint32_t r = 0; r < n; r++)
+        own[r] = slice_file(weights, &placement, r);
+    const struct weights *const *files = (const struct weights *const *)own;
+    if (fake_ranks_open(&ranks, weights, &options, false, files, &error) != STATUS_OK)
+        fail_msg("over %s: %s", text, error.text);
+    run_text(ranks.owner, found);
+    assert_int_equal(fake_ranks_close(&ranks), STATUS_OK);
+    assert_memory_equal(found, expected, sizeof found);
+    struct model *model;
+    options = options_for(NULL);
+    assert_int_equal(model_open(&model, own[n - 1], &options, &error), STATUS_INVALID);
+    for (uint32_t r = 0; r < n; r++)
+        weights_close(own[r]);
+    weights_close(weights);
+}
+
+static void test_ranks_slice_files(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *placement;
+        struct shape shape;
+    } cases[] = {
+        {"1:1", {.n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .n_ff = 96}},
+        {"1+1:2", {QUANT_Q4_0, QUANT_Q4_0, 64, 4, 2, 96, 0, 0, true}},
+        {"2:1:2", {QUANT_Q4_K, QUANT_Q6_K, 256, 8, 2, 768, 0, 0, false}},
+        {"2:3+1", {QUANT_Q4_K, QUANT_Q4_K, 256, 8, 2, 0, 4, 256, false}},
+        {"1:1:1", {QUANT_Q4_K, QUANT_Q4_K, 256, 8, 4, 0, 5, 256, true}},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+        check_slices(&cases[i].shape, cases[i].placement);
+}
+
 /* ---- Pages ---- */
 
 /* Two texts begin with the same page that is not full; each goes on in a copy, on all ranks. */
@@ -535,6 +626,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ranks_formats),
+        cmocka_unit_test(test_ranks_slice_files),
         cmocka_unit_test(test_ranks_share_pages),
         cmocka_unit_test(test_ranks_steps_under_way),
         cmocka_unit_test(test_ranks_steps_left_under_way),

@@ -2,6 +2,7 @@
  * each is answered must be what a session of its own answers. */
 #include "../support/tokenizer_vocabularies.h"
 #include "engine/scheduler_internal.h"
+#include "fake_comm.h"
 #include "tiny_model.h"
 
 #include <pthread.h>
@@ -17,6 +18,9 @@
 #define MAX_TEXT 1024
 #define END_TOKEN 'E'
 
+/* The tests run on one machine, and over several ranks. */
+static const char *placement_text;
+
 /* ---- Fixture --------------------------------------------------------------------------------- */
 
 /* Keeps the engine thread from steps while it is closed. mutex guards the rest. */
@@ -31,6 +35,8 @@ struct fixture {
     struct engine engine;
     struct scheduler *scheduler;
     struct gate gate;
+    struct model_placement placement;
+    struct fake_ranks ranks; /* where there are several */
 };
 
 static void open_engine(struct fixture *fixture, uint32_t n_ctx, enum quant_format kv_format)
@@ -52,8 +58,14 @@ static void open_engine(struct fixture *fixture, uint32_t n_ctx, enum quant_form
     fixture->vocabulary.config.eos = END_TOKEN;
     if (status == STATUS_OK)
         status = tokenizer_open(&engine->tokenizer, &fixture->vocabulary.config, &error);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && placement_text == NULL) {
         status = model_open(&engine->model, engine->weights, &options, &error);
+    } else if (status == STATUS_OK) {
+        fixture->placement = fake_placement(placement_text, TINY_LAYERS);
+        options.placement = &fixture->placement;
+        status = fake_ranks_open(&fixture->ranks, engine->weights, &options, false, NULL, &error);
+        engine->model = fixture->ranks.owner;
+    }
     if (status != STATUS_OK)
         fail_msg("%s", error.text);
 }
@@ -72,7 +84,10 @@ static void close_fixture(struct fixture *fixture)
                      model_page_count(fixture->engine.model));
     pthread_cond_destroy(&fixture->gate.changed);
     pthread_mutex_destroy(&fixture->gate.mutex);
-    model_close(fixture->engine.model);
+    if (placement_text == NULL)
+        model_close(fixture->engine.model);
+    else
+        assert_int_equal(fake_ranks_close(&fixture->ranks), STATUS_OK);
     tokenizer_close(fixture->engine.tokenizer);
     weights_close(fixture->engine.weights);
 }
@@ -887,5 +902,9 @@ int main(void)
         cmocka_unit_test(test_scheduler_closes),  cmocka_unit_test(test_scheduler_drafts),
         cmocka_unit_test(test_scheduler_cost),
     };
-    return cmocka_run_group_tests_name("scheduler", tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("scheduler", tests, NULL, NULL);
+    placement_text = "1:1";
+    failed += cmocka_run_group_tests_name("scheduler over two shards", tests, NULL, NULL);
+    placement_text = "1+1";
+    return failed + cmocka_run_group_tests_name("scheduler over two stages", tests, NULL, NULL);
 }
