@@ -11,7 +11,7 @@ static const struct field fields[] = {
 };
 
 /* What would change the answer, but that nothing here can do. */
-static const char *const refused[] = {"container", "mcp_servers", "output_format"};
+static const char *const refused[] = {"container", "mcp_servers"};
 
 static const char *type_of(const json_t *object)
 {
@@ -273,6 +273,8 @@ static enum status read_thinking(struct api_call *call, struct api_error *error)
     if (!kept)
         return api_out_of_memory(error);
     const json_t *format = json_object_get(output, "format");
+    if (format == NULL || json_is_null(format)) /* or where it was before */
+        format = json_object_get(call->body, "output_format");
     if (format == NULL || json_is_null(format))
         return STATUS_OK;
     if (strcmp(type_of(format), "json_schema") != 0)

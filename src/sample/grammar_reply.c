@@ -59,8 +59,8 @@ static size_t matched(const char *mark, size_t n, char c)
     return 0;
 }
 
-/* The automaton of a text up to bytes, which are ASCII: a rule for each number of them that the text
- * ends with. Where rest is not NULL the text may end anywhere, and rest follows the bytes. */
+/* The automaton of a text up to bytes, which are ASCII: a rule for each number of them that the
+ * text ends with. Where rest is not NULL the text may end anywhere, and rest follows the bytes. */
 static struct expression *walk_to(struct reply *reply, const struct buffer *bytes,
                                   struct expression *rest)
 {

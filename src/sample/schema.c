@@ -151,13 +151,11 @@ bool schema_describes(const char *keyword)
 static void refuse_keywords(struct schema *schema, const json_t *value)
 {
     static const char *const words[] = {
-        "not",          "then",     "else",        "dependentRequired", "dependentSchemas",
-        "dependencies", "contains", "$dynamicRef", "$recursiveRef"};
+        "then",         "else",     "dependentRequired", "dependentSchemas",
+        "dependencies", "contains", "$dynamicRef",       "$recursiveRef"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++)
         if (json_object_get(value, words[i]) != NULL)
             schema_refuse(schema, words[i]);
-    if (json_is_true(json_object_get(value, "uniqueItems")))
-        schema_refuse(schema, "uniqueItems");
 }
 
 /* Whether anything but the keyword restricts the schema. */
@@ -371,6 +369,79 @@ static struct expression *values(struct schema *schema, const json_t *value, con
     return choice;
 }
 
+static bool contains(const json_t *list, const json_t *value)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (json_equal(json_array_get(list, i), value))
+            return true;
+    return false;
+}
+
+/* The values of an enum or const that are not in another. */
+static json_t *other_values(const json_t *value, const json_t *denied)
+{
+    const json_t *list = json_object_get(value, "enum"), *one = json_object_get(value, "const");
+    const json_t *denied_list = json_object_get(denied, "enum"),
+                 *denied_one = json_object_get(denied, "const");
+    json_t *rest = json_array();
+    for (size_t i = 0; i < (one != NULL ? 1 : json_array_size(list)); i++) {
+        json_t *each = one != NULL ? (json_t *)one : json_array_get(list, i);
+        if (!contains(denied_list, each) && (denied_one == NULL || !json_equal(denied_one, each)))
+            json_array_append(rest, each);
+    }
+    return rest;
+}
+
+/* The types that value allows and denied does not; NULL where numbers would have to be no integers.
+ */
+static json_t *other_types(const json_t *value, const json_t *denied)
+{
+    static const char *const words[] = {"object", "array",   "string", "integer",
+                                        "number", "boolean", "null"};
+    const json_t *type = json_object_get(value, "type"), *no = json_object_get(denied, "type");
+    bool no_number = schema_names_type(no, "number");
+    json_t *rest = json_array();
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        bool integer = strcmp(words[i], "integer") == 0;
+        bool allowed = type == NULL ? !integer : schema_names_type(type, words[i]);
+        bool halved = strcmp(words[i], "number") == 0 && schema_names_type(no, "integer");
+        if (allowed && halved && !no_number) {
+            json_decref(rest);
+            return NULL;
+        }
+        if (allowed && !schema_names_type(no, words[i]) && !(integer && no_number))
+            json_array_append_new(rest, json_string(words[i]));
+    }
+    return rest;
+}
+
+/* Without what "not" takes away: types, or listed values of those that are listed. */
+static struct expression *complement(struct schema *schema, const json_t *value)
+{
+    const json_t *denied = schema_follow(schema, json_object_get(value, "not"));
+    const json_t *rest = without(schema, value, "not");
+    bool everything = json_is_true(denied) || (json_is_object(denied) && !json_object_size(denied));
+    bool listed = json_object_get(value, "enum") != NULL || json_object_get(value, "const") != NULL;
+    json_t *kept = NULL;
+    if (schema->failed || rest == NULL)
+        return NULL;
+    if (everything)
+        return expression_list(schema->rules, EXPRESSION_CHOICE);
+    if (json_is_false(denied))
+        return schema_value(schema, rest);
+    if (listed && (stands_alone(denied, "enum") || stands_alone(denied, "const"))) {
+        kept = other_values(value, denied);
+        json_object_del((json_t *)rest, "const");
+        json_object_set_new((json_t *)rest, "enum", kept);
+    } else if (stands_alone(denied, "type") && json_object_get(denied, "type") != NULL) {
+        kept = other_types(value, denied);
+        json_object_set_new((json_t *)rest, "type", kept);
+    }
+    if (kept == NULL)
+        schema_refuse(schema, "not");
+    return kept != NULL ? schema_value(schema, rest) : NULL;
+}
+
 static struct expression *of_type(struct schema *schema, const json_t *value, const char *type)
 {
     if (strcmp(type, "object") == 0)
@@ -406,6 +477,7 @@ static const char *implied_type(const json_t *value)
                  {"prefixItems", "array"},
                  {"minItems", "array"},
                  {"maxItems", "array"},
+                 {"uniqueItems", "array"},
                  {"pattern", "string"},
                  {"minLength", "string"},
                  {"maxLength", "string"},
@@ -461,6 +533,8 @@ static struct expression *composed(struct schema *schema, const json_t *value)
     if (json_object_get(value, "oneOf") != NULL)
         return alternatives(schema, value, "oneOf");
     refuse_keywords(schema, value);
+    if (json_object_get(value, "not") != NULL)
+        return complement(schema, value);
     if (json_object_get(value, "const") != NULL)
         return values(schema, value, "const");
     if (json_object_get(value, "enum") != NULL)

@@ -1,5 +1,7 @@
 #include "sample/schema_internal.h"
 
+#define MAX_ONCE 8 /* values of a list whose items differ */
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +62,52 @@ static struct expression *part(struct schema *schema, const json_t *value, const
     return node;
 }
 
+/* Each of few values once at most: a rule for each set of those that were written. */
+static struct expression *once_each(struct schema *schema, const json_t *items, uint32_t min,
+                                    uint32_t max)
+{
+    struct rules *rules = schema->rules;
+    const json_t *list = json_object_get(items, "enum");
+    size_t n = json_array_size(list);
+    uint32_t values[MAX_ONCE];
+    if (list == NULL || n > MAX_ONCE) {
+        schema_fail(schema, "uniqueItems",
+                    "it can only be enforced of the values of an enum, %d of them", MAX_ONCE);
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        json_t *one = json_copy((json_t *)items);
+        bool kept =
+            one != NULL && json_array_append_new(schema->merged, one) == 0 &&
+            json_object_set_new(one, "enum", json_pack("[O]", json_array_get(list, i))) == 0;
+        for (size_t j = 0; j < i; j++)
+            if (json_equal(json_array_get(list, i), json_array_get(list, j)))
+                schema_fail(schema, "items", "a value stands in the enum twice");
+        if (!kept || schema->failed ||
+            schema_as_rule(schema, part(schema, one, "items", NULL), &values[i]) == NULL)
+            return NULL;
+    }
+    uint32_t first = rules->count;
+    for (size_t set = 0; set < (size_t)1 << n; set++)
+        rules_add(rules, view_of("set"));
+    for (uint32_t set = 0; set < 1u << n && !rules->failed; set++) {
+        struct expression *choice = expression_list(rules, EXPRESSION_CHOICE);
+        uint32_t count = 0;
+        for (size_t i = 0; i < n; i++)
+            count += set >> i & 1;
+        if (count >= min)
+            expression_add(choice, nothing(schema));
+        for (size_t i = 0; i < n && count < max; i++)
+            if ((set >> i & 1) == 0)
+                expression_add(choice, expression_sequence_of(
+                                           rules, count > 0 ? comma(schema) : nothing(schema),
+                                           expression_rule(rules, values[i]),
+                                           expression_rule(rules, first + (set | 1u << i)), NULL));
+        rules->list[first + set].body = choice;
+    }
+    return rules->failed ? NULL : bracketed(schema, "[", expression_rule(rules, first), "]");
+}
+
 struct expression *schema_array(struct schema *schema, const json_t *value)
 {
     const json_t *items = json_object_get(value, "items");
@@ -74,6 +122,12 @@ struct expression *schema_array(struct schema *schema, const json_t *value)
     struct expression *inner = expression_list(schema->rules, EXPRESSION_SEQUENCE);
     if (max < min)
         schema_fail(schema, "maxItems", "it is below minItems");
+    if (json_is_true(json_object_get(value, "uniqueItems")) && max > 1) {
+        const json_t *rule = items != NULL ? schema_follow(schema, items) : NULL;
+        if (n_prefix > 0 && !schema->failed)
+            schema_fail(schema, "uniqueItems", "beside prefixItems it cannot be enforced");
+        return schema->failed ? NULL : once_each(schema, rule, min, max);
+    }
     n_prefix = MIN(n_prefix, (size_t)max);
     for (size_t i = 0; i < n_prefix && !schema->failed; i++) {
         char index[24];

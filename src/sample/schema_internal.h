@@ -95,6 +95,8 @@ bool schema_disjoint(struct schema *schema, const json_t *a, const json_t *b);
 const json_t *schema_resolve(struct schema *schema, const char *reference);
 /* Follows references that stand alone. */
 const json_t *schema_follow(struct schema *schema, const json_t *value);
+/* Whether a schema's type, a word or a list, has the word. */
+bool schema_names_type(const json_t *type, const char *word);
 /* Whether a keyword only describes. */
 bool schema_describes(const char *keyword);
 

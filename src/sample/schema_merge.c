@@ -15,7 +15,7 @@ static bool lists_text(const json_t *list, const char *text)
     return false;
 }
 
-static bool type_has(const json_t *type, const char *word)
+bool schema_names_type(const json_t *type, const char *word)
 {
     if (json_is_string(type))
         return strcmp(json_string_value(type), word) == 0;
@@ -30,9 +30,9 @@ static json_t *merge_types(const json_t *a, const json_t *b)
     json_t *both = json_array();
     for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
         bool integer = strcmp(words[i], "integer") == 0;
-        bool in_a = type_has(a, words[i]) || (integer && type_has(a, "number"));
-        bool in_b = type_has(b, words[i]) || (integer && type_has(b, "number"));
-        bool covered = integer && type_has(a, "number") && type_has(b, "number");
+        bool in_a = schema_names_type(a, words[i]) || (integer && schema_names_type(a, "number"));
+        bool in_b = schema_names_type(b, words[i]) || (integer && schema_names_type(b, "number"));
+        bool covered = integer && schema_names_type(a, "number") && schema_names_type(b, "number");
         if (in_a && in_b && !covered)
             json_array_append_new(both, json_string(words[i]));
     }
@@ -58,6 +58,22 @@ static json_t *common_values(const json_t *a, const json_t *b)
             if (json_equal(json_array_get(a, i), json_array_get(b, j)))
                 json_array_append(both, json_array_get(a, i));
     return both;
+}
+
+/* Of two whole numbers that are not too large; else NULL. */
+static json_t *common_multiple(const json_t *a, const json_t *b)
+{
+    double left = json_number_value(a), right = json_number_value(b);
+    if (!(left >= 1 && left <= 1e6 && right >= 1 && right <= 1e6) || left != floor(left) ||
+        right != floor(right))
+        return NULL;
+    int64_t x = (int64_t)left, y = (int64_t)right;
+    while (y != 0) {
+        int64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return json_integer((int64_t)left / x * (int64_t)right);
 }
 
 static json_t *merge_properties(const json_t *a, const json_t *b)
@@ -93,6 +109,8 @@ static json_t *merge_members(const char *keyword, const json_t *a, const json_t 
     }
     if (strcmp(keyword, "type") == 0)
         return merge_types(a, b);
+    if (strcmp(keyword, "multipleOf") == 0)
+        return common_multiple(a, b);
     if (strcmp(keyword, "required") == 0)
         return merge_lists(a, b);
     if (strcmp(keyword, "enum") == 0)

@@ -11,6 +11,7 @@
 #define MAX_DIGITS 15  /* what a double holds exactly */
 #define MAX_FRACTION 6 /* digits behind the point, beside bounds */
 #define LARGEST 999999999999999LL
+#define MAX_STEP 100 /* of multiples, without the zeros at its end: a rule for each remainder */
 
 /* A bound: digits before and behind the point. */
 struct decimal {
@@ -91,12 +92,60 @@ static struct expression *fraction(struct schema *schema, const struct decimal *
     return choice;
 }
 
+/* ---- Multiples ------------------------------------------------------------------------------- */
+
+/* What whole numbers are multiples of. free[n][r]: the rule, plus one, of n digits that lead from
+ * the remainder r to none. */
+struct steps {
+    struct schema *schema;
+    uint32_t step;
+    uint32_t free[MAX_DIGITS + 1][MAX_STEP];
+};
+
+static uint32_t remainder_after(const struct steps *steps, uint32_t remainder, char digit)
+{
+    return (remainder * 10 + (uint32_t)(digit - '0')) % steps->step;
+}
+
+/* Whether n more digits can lead from the remainder to none. */
+static bool leads_to_none(const struct steps *steps, size_t n, uint32_t remainder)
+{
+    uint64_t power = 1;
+    for (size_t i = 0; i < n; i++)
+        power *= 10;
+    uint64_t lacks = (steps->step - remainder * power % steps->step) % steps->step;
+    return lacks < power;
+}
+
+/* n digits that make the whole a multiple. */
+static struct expression *free_multiple(struct steps *steps, size_t n, uint32_t remainder)
+{
+    struct rules *rules = steps->schema->rules;
+    uint32_t *known = &steps->free[n][remainder];
+    if (n == 0)
+        return expression_list(rules, remainder == 0 ? EXPRESSION_SEQUENCE : EXPRESSION_CHOICE);
+    if (*known > 0)
+        return expression_rule(rules, *known - 1);
+    struct expression *choice = expression_list(rules, EXPRESSION_CHOICE);
+    for (char d = '0'; d <= '9' && !rules->failed; d++) {
+        uint32_t next = remainder_after(steps, remainder, d);
+        if (leads_to_none(steps, n - 1, next))
+            expression_add(choice, expression_sequence_of(rules, digit(steps->schema, d, d),
+                                                          free_multiple(steps, n - 1, next), NULL));
+    }
+    uint32_t rule;
+    struct expression *node = schema_as_rule(steps->schema, choice, &rule);
+    *known = node != NULL ? rule + 1 : 0;
+    return node;
+}
+
 /* ---- Whole parts ----------------------------------------------------------------------------- */
 
 struct span {
     struct schema *schema;
     const struct decimal *low, *high; /* of the same number of digits in the whole part */
     bool whole;                       /* no fraction */
+    struct steps *steps;              /* of whole ones, or NULL */
 };
 
 static struct expression *behind(const struct span *span, const struct decimal *low,
@@ -106,12 +155,37 @@ static struct expression *behind(const struct span *span, const struct decimal *
                        : fraction(span->schema, low, high);
 }
 
-/* The digits from `at` on and what stands behind the point. */
-static struct expression *whole_rest(const struct span *span, size_t at, const struct decimal *low,
-                                     const struct decimal *high)
+static struct expression *whole_rest(const struct span *span, size_t at, uint32_t remainder,
+                                     const struct decimal *low, const struct decimal *high);
+
+/* One of these digits, and what may follow. */
+static struct expression *digits_and_rest(const struct span *span, size_t at, uint32_t remainder,
+                                          char first, char last, const struct decimal *low,
+                                          const struct decimal *high)
+{
+    struct rules *rules = span->schema->rules;
+    if (span->steps == NULL)
+        return expression_sequence_of(rules, digit(span->schema, first, last),
+                                      whole_rest(span, at + 1, 0, low, high), NULL);
+    struct expression *choice = expression_list(rules, EXPRESSION_CHOICE);
+    for (char d = first; d <= last; d++) {
+        uint32_t next = remainder_after(span->steps, remainder, d);
+        expression_add(choice,
+                       expression_sequence_of(rules, digit(span->schema, d, d),
+                                              whole_rest(span, at + 1, next, low, high), NULL));
+    }
+    return choice;
+}
+
+/* The digits from `at` on and what stands behind the point. remainder: of those before, where
+ * multiples are wanted. */
+static struct expression *whole_rest(const struct span *span, size_t at, uint32_t remainder,
+                                     const struct decimal *low, const struct decimal *high)
 {
     struct rules *rules = span->schema->rules;
     size_t n = strlen(span->low->digits);
+    if (span->steps != NULL && ((low == NULL && high == NULL) || at == n))
+        return free_multiple(span->steps, n - at, remainder);
     if (low == NULL && high == NULL)
         return expression_sequence_of(rules, free_digits(span->schema, n - at, n - at),
                                       behind(span, NULL, NULL), NULL);
@@ -122,20 +196,16 @@ static struct expression *whole_rest(const struct span *span, size_t at, const s
     char inner_first = low != NULL ? (char)(least + 1) : least;
     char inner_last = high != NULL ? (char)(most - 1) : most;
     if (least == most) {
-        expression_add(choice, expression_sequence_of(rules, digit(span->schema, least, least),
-                                                      whole_rest(span, at + 1, low, high), NULL));
+        expression_add(choice, digits_and_rest(span, at, remainder, least, least, low, high));
         return choice;
     }
     if (low != NULL)
-        expression_add(choice, expression_sequence_of(rules, digit(span->schema, least, least),
-                                                      whole_rest(span, at + 1, low, NULL), NULL));
+        expression_add(choice, digits_and_rest(span, at, remainder, least, least, low, NULL));
     if (high != NULL && most > least)
-        expression_add(choice, expression_sequence_of(rules, digit(span->schema, most, most),
-                                                      whole_rest(span, at + 1, NULL, high), NULL));
+        expression_add(choice, digits_and_rest(span, at, remainder, most, most, NULL, high));
     if (inner_first <= inner_last)
         expression_add(choice,
-                       expression_sequence_of(rules, digit(span->schema, inner_first, inner_last),
-                                              whole_rest(span, at + 1, NULL, NULL), NULL));
+                       digits_and_rest(span, at, remainder, inner_first, inner_last, NULL, NULL));
     return choice;
 }
 
@@ -147,7 +217,7 @@ static int compare_whole(const struct decimal *a, const struct decimal *b)
 
 /* Numbers from low to high, neither negative. */
 static struct expression *magnitudes(struct schema *schema, const struct decimal *low,
-                                     const struct decimal *high, bool whole)
+                                     const struct decimal *high, bool whole, struct steps *steps)
 {
     struct expression *choice = expression_list(schema->rules, EXPRESSION_CHOICE);
     if (compare_whole(low, high) > 0)
@@ -165,8 +235,8 @@ static struct expression *magnitudes(struct schema *schema, const struct decimal
             most = *high;
         if (n == 1 && first && low->digits[0] == '0' && !last)
             least.digits[0] = '0';
-        const struct span span = {schema, &least, &most, whole};
-        expression_add(choice, whole_rest(&span, 0, first ? low : &least, last ? high : &most));
+        const struct span span = {schema, &least, &most, whole, steps};
+        expression_add(choice, whole_rest(&span, 0, 0, first ? low : &least, last ? high : &most));
     }
     return choice;
 }
@@ -255,7 +325,7 @@ static bool is_zero(const struct decimal *bound)
 
 /* Numbers between bounds: those below zero, and the others. */
 static struct expression *between(struct schema *schema, struct decimal low, struct decimal high,
-                                  bool whole)
+                                  bool whole, struct steps *steps)
 {
     struct rules *rules = schema->rules;
     struct expression *choice = expression_list(rules, EXPRESSION_CHOICE);
@@ -264,29 +334,92 @@ static struct expression *between(struct schema *schema, struct decimal low, str
     if (low.negative) {
         const struct decimal *least = high.negative || is_zero(&high) ? &high : NULL;
         const struct decimal *nearest = whole ? &one : &above_zero;
-        expression_add(
-            choice,
-            expression_sequence_of(
-                rules, expression_text(rules, "-"),
-                magnitudes(schema, least != NULL && high.negative ? least : nearest, &low, whole),
-                NULL));
+        expression_add(choice,
+                       expression_sequence_of(
+                           rules, expression_text(rules, "-"),
+                           magnitudes(schema, least != NULL && high.negative ? least : nearest,
+                                      &low, whole, steps),
+                           NULL));
     }
     if (!high.negative)
-        expression_add(choice, magnitudes(schema, low.negative ? &zero : &low, &high, whole));
+        expression_add(choice,
+                       magnitudes(schema, low.negative ? &zero : &low, &high, whole, steps));
     return choice;
+}
+
+/* The multiple of step that is the bound's nearest within it, in steps. */
+static void divide_bound(struct decimal *bound, bool lower, int64_t step)
+{
+    int64_t number = strtoll(bound->digits, NULL, 10);
+    bool towards_zero = lower == bound->negative;
+    number = towards_zero ? number / step : (number + step - 1) / step;
+    snprintf(bound->digits, sizeof bound->digits, "%lld", (long long)number);
+    bound->negative = bound->negative && number > 0;
+}
+
+/* Multiples of step, a whole number, between whole bounds. The zeros at its end
+ * stand behind each of them but 0; the rest is done by remainders. */
+static struct expression *multiples(struct schema *schema, struct decimal low, struct decimal high,
+                                    int64_t step)
+{
+    struct rules *rules = schema->rules;
+    char zeros[MAX_DIGITS + 1] = "";
+    int64_t power = 1;
+    while (step % 10 == 0) {
+        step /= 10;
+        power *= 10;
+        zeros[strlen(zeros)] = '0';
+    }
+    if (step >= MAX_STEP) {
+        schema_fail(schema, "multipleOf",
+                    "a number of %d or more (without zeros at its end) cannot be enforced",
+                    MAX_STEP);
+        return NULL;
+    }
+    divide_bound(&low, true, power);
+    divide_bound(&high, false, power);
+    bool has_zero = (low.negative || is_zero(&low)) && !high.negative;
+    struct steps *steps = calloc(1, sizeof *steps);
+    if (steps == NULL) {
+        rules->failed = true;
+        return NULL;
+    }
+    *steps = (struct steps){.schema = schema, .step = (uint32_t)step};
+    struct expression *others = expression_list(rules, EXPRESSION_CHOICE);
+    const struct decimal one = {.digits = "1"}, minus_one = {.digits = "1", .negative = true};
+    if (low.negative)
+        expression_add(others, between(schema, low, high.negative ? high : minus_one, true, steps));
+    if (!high.negative && !is_zero(&high))
+        expression_add(
+            others, between(schema, low.negative || is_zero(&low) ? one : low, high, true, steps));
+    free(steps);
+    others = expression_sequence_of(rules, others, expression_text(rules, zeros), NULL);
+    return has_zero ? expression_choice_of(rules, expression_text(rules, "0"), others, NULL)
+                    : others;
+}
+
+/* The step of multipleOf where it is a whole one, 0 where there is none. */
+static int64_t read_step(struct schema *schema, const json_t *value)
+{
+    const json_t *step = json_object_get(value, "multipleOf");
+    double number = json_number_value(step);
+    if (step == NULL)
+        return 0;
+    if (!json_is_number(step) || !(number > 0))
+        schema_fail(schema, "multipleOf", "it must be a number above 0");
+    else if (number != floor(number) || number > (double)LARGEST)
+        schema_fail(schema, "multipleOf", "only whole numbers can be enforced");
+    return schema->failed ? 0 : (int64_t)number;
 }
 
 struct expression *schema_number(struct schema *schema, const json_t *value, bool integer)
 {
-    const json_t *step = json_object_get(value, "multipleOf");
     struct decimal low = read_bound(schema, value, "minimum", "exclusiveMinimum", true);
     struct decimal high = read_bound(schema, value, "maximum", "exclusiveMaximum", false);
-    bool whole_step = json_number_value(step) == 1;
-    if (step != NULL && !whole_step)
-        schema_refuse(schema, "multipleOf");
+    int64_t step = read_step(schema, value);
     if (schema->failed)
         return NULL;
-    integer = integer || whole_step;
+    integer = integer || step > 0;
     if (low.absent && high.absent && !integer)
         return schema_shared(schema, SCHEMA_NUMBER);
     if (integer && !low.absent)
@@ -303,5 +436,8 @@ struct expression *schema_number(struct schema *schema, const json_t *value, boo
     }
     struct decimal below = far;
     below.negative = true;
-    return between(schema, low.absent ? below : low, high.absent ? far : high, integer);
+    low = low.absent ? below : low;
+    high = high.absent ? far : high;
+    return step > 1 ? multiples(schema, low, high, step)
+                    : between(schema, low, high, integer, NULL);
 }

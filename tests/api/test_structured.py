@@ -15,7 +15,7 @@ SCHEMA = {"type": "object", "additionalProperties": False, "required": ["name", 
           "properties": {"name": {"type": "string", "maxLength": 12},
                          "age": {"type": "integer", "minimum": 7, "maximum": 9},
                          "kind": {"enum": ["a", "b"]}}}
-BAD = {"type": "object", "properties": {"x": {"not": {"type": "null"}}}}
+BAD = {"type": "object", "properties": {"x": {"not": {"minimum": 0}}}}
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {
     "type": "object", "required": ["city"], "additionalProperties": False,
     "properties": {"city": {"enum": cities}, "days": {"type": "integer", "minimum": 1, "maximum": 3}}}}}

@@ -1,5 +1,7 @@
 // Anthropic's client against a live server: node anthropic.mjs BASE_URL. Prints TAP.
 import Anthropic from "@anthropic-ai/sdk";
+import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
+import { z } from "zod";
 import { failure, report } from "./report.mjs";
 
 const { check, end } = report();
@@ -44,6 +46,19 @@ const told = await client.messages.create({ ...chosen, messages: [
 check(told.type === "message" && told.usage.input_tokens + told.usage.cache_read_input_tokens >
       asked.usage.input_tokens + asked.usage.cache_read_input_tokens, "and one that is told the result",
       told);
+
+const shape = z.object({ kind: z.enum(["yes", "no"]), places: z.array(z.enum(["a", "b"])), sure: z.boolean() });
+const format = zodOutputFormat(shape);
+const parsed = await client.messages.parse({ ...greedy, messages, output_config: { format } });
+check(shape.safeParse(parsed.parsed_output).success && parsed.stop_reason === "end_turn",
+      "an answer by a schema", parsed);
+const older = await client.beta.messages.create({ ...greedy, messages, output_format: format });
+check(shape.safeParse(JSON.parse(older.content[0].text)).success, "and as it was asked for before", older);
+const shaped = await client.messages.stream({ ...greedy, messages, output_config: { format } }).finalMessage();
+check(shape.safeParse(JSON.parse(shaped.content[0].text)).success, "a stream by a schema", shaped);
+const strict = await client.messages.create({
+  ...chosen, messages, tools: [{ ...weather, strict: true }], tool_choice: { type: "auto" } });
+check(strict.type === "message" && strict.content.length > 0, "a strict tool that may be used", strict);
 
 const cancelled = client.messages.stream({ ...greedy, messages });
 cancelled.on("text", () => cancelled.abort());

@@ -26,13 +26,26 @@ check(pieces === text && last.done && last.eval_count === chat.eval_count, "a st
 
 const generated = await client.generate({ ...greedy, prompt: messages[0].content });
 check(generated.response === text, "generate", generated);
-const weather = { type: "function", function: { name: "weather", description: "d",
-                                                parameters: { type: "object", properties: {} } } };
-const rounds = await client.chat({ ...greedy, tools: [weather], messages: [
-  ...messages,
-  { role: "assistant", content: "", tool_calls: [{ function: { name: "weather", arguments: {} } }] },
-  { role: "tool", tool_name: "weather", content: "rain" }] });
-check(rounds.done, "a chat with tools and their results", rounds);
+// A call that the model writes itself; the format makes sure that it does.
+const parameters = { type: "object", properties: { city: { enum: ["Paris", "Rome"] } }, required: ["city"],
+                     additionalProperties: false };
+const weather = { type: "function", function: { name: "weather", description: "d", parameters } };
+const calls = { type: "object", properties: { name: { const: "weather" }, arguments: parameters },
+                required: ["name", "arguments"], additionalProperties: false };
+const question = { role: "user", content: "What is the weather?" };
+const asked = await client.chat({ ...greedy, tools: [weather], format: calls, messages: [question] });
+const [call] = asked.message.tool_calls ?? [];
+check(asked.done_reason === "stop" && asked.message.content === "" && call?.function.name === "weather" &&
+      ["Paris", "Rome"].includes(call.function.arguments.city), "a call of a tool", asked);
+const told = await client.chat({ ...greedy, tools: [weather], messages: [
+  question, asked.message, { role: "tool", tool_name: "weather", content: "rain in " + call?.function.arguments.city }] });
+check(told.done && told.prompt_eval_count > asked.prompt_eval_count, "and an answer to its result", told);
+let streamed = [];
+for await (const part of await client.chat({ ...greedy, tools: [weather], format: calls, messages: [question],
+                                             stream: true }))
+  streamed = streamed.concat(part.message.tool_calls ?? []);
+check(streamed.length === 1 && streamed[0].function.arguments.city === call?.function.arguments.city,
+      "a streamed call", streamed);
 check((await client.ps()).models[0].name === "demo:latest", "ps");
 
 const embedded = await client.embed({ model: "encoder", input: ["5 6", "7"] });

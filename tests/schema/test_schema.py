@@ -66,7 +66,12 @@ class Maker:
     def number(self):
         r = self.random
         if r.random() < 0.5:
-            return {"type": "integer", **self.bounds(-2000, 3000, "minimum", "maximum")}
+            made = {"type": "integer", **self.bounds(-2000, 3000, "minimum", "maximum")}
+            step = r.choice([2, 3, 5, 7, 10, 12, 40, 99, 700])
+            low, high = made.get("minimum", -10**9), made.get("maximum", 10**9)
+            if r.random() < 0.5 and high // step * step >= low:
+                made["multipleOf"] = step
+            return made
         scale = 10 ** r.randint(0, 4)
         low, high = sorted(r.randint(-5000, 5000) / scale for _ in range(2))
         made = {"type": "number"}

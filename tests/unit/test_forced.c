@@ -382,7 +382,8 @@ static void check_reply(struct fixture *f, const struct family *family, const ch
     close_reply(&r);
 }
 
-/* Answers or calls as it likes: begins with a text, and where `calls` with the call's mark behind it.
+/* Answers or calls as it likes: begins with a text, and where `calls` with the call's mark behind
+ * it.
  */
 static void check_free(struct fixture *f, const struct family *family, uint64_t seed, bool calls)
 {
