@@ -281,6 +281,7 @@ struct run {
     unsigned line;
     enum flow flow;
     bool failed;
+    bool sorts_reprs; /* value_put_repr shows dicts in the order of their keys */
 };
 
 /* A loop hands out the elements of source that pass the filter, one ahead where a template asks for

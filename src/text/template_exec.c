@@ -189,13 +189,15 @@ static bool loop_next(struct run *run, struct loop *loop)
     return true;
 }
 
-/* Runs the loop's body for each element, or its else. */
+/* Runs the loop's body for each element, and its else where no run of the body came to its end: so
+ * Jinja2 does it, also behind continue and break. */
 static void loop_run(struct run *run, const struct node *node, struct value iterable,
                      struct scope *around, int64_t depth0)
 {
     struct loop *loop = template_alloc(run, 1, sizeof *loop);
     struct list *source = value_elements(run, iterable);
     struct scope *outer = run->scope, *scope = NULL;
+    bool ended = false;
     if (loop == NULL || source == NULL)
         return;
     *loop = (struct loop){.node = node,
@@ -218,10 +220,10 @@ static void loop_run(struct run *run, const struct node *node, struct value iter
         run->flow = FLOW_ON;
         template_exec(run, node->body);
         run->scope = outer;
+        ended = ended || run->flow == FLOW_ON;
     }
-    bool empty = loop->index0 < 0;
     run->flow = FLOW_ON;
-    if (empty && node->otherwise != NULL && !run->failed)
+    if (!ended && node->otherwise != NULL && !run->failed)
         exec_in_scope(run, node->otherwise, around);
 }
 

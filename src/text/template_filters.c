@@ -583,7 +583,9 @@ static struct value filter_pprint(struct run *run, struct value self, struct cal
 {
     struct buffer out = {0};
     (void)call;
+    run->sorts_reprs = true;
     value_put_repr(run, &out, self, 0);
+    run->sorts_reprs = false;
     if (out.size > 80 && value_iterable(self))
         template_fail(run, STATUS_UNSUPPORTED, "pprint is supported for values of one line");
     return value_take(run, &out);

@@ -109,16 +109,35 @@ static void put_list_repr(struct run *run, struct buffer *out, struct value valu
         template_put_text(run, out, ")");
 }
 
+/* The entries in the order of their keys. Insertion will do: dicts are small, and what hostile ones
+ * cost is counted. */
+static struct entry *sorted_entries(struct run *run, const struct dict *dict)
+{
+    struct entry *sorted = template_alloc(run, dict->count, sizeof *sorted);
+    for (size_t i = 0; sorted != NULL && i < dict->count && !run->failed; i++) {
+        size_t at = i;
+        bool unordered;
+        while (at > 0 && template_spend(run, 1) &&
+               value_compare(run, sorted[at - 1].key, dict->entries[i].key, &unordered) > 0) {
+            sorted[at] = sorted[at - 1];
+            at--;
+        }
+        sorted[at] = dict->entries[i];
+    }
+    return run->failed ? NULL : sorted;
+}
+
 static void put_dict_repr(struct run *run, struct buffer *out, const struct dict *dict,
                           unsigned depth)
 {
+    const struct entry *entries = run->sorts_reprs ? sorted_entries(run, dict) : dict->entries;
     template_put_text(run, out, "{");
     for (size_t i = 0; i < dict->count && !run->failed; i++) {
         if (i > 0)
             template_put_text(run, out, ", ");
-        value_put_repr(run, out, dict->entries[i].key, depth + 1);
+        value_put_repr(run, out, entries[i].key, depth + 1);
         template_put_text(run, out, ": ");
-        value_put_repr(run, out, dict->entries[i].value, depth + 1);
+        value_put_repr(run, out, entries[i].value, depth + 1);
     }
     template_put_text(run, out, "}");
 }
@@ -289,24 +308,6 @@ static void put_json_key(struct run *run, struct buffer *out, struct value key,
     default:
         template_fail(run, STATUS_INVALID, "a %s cannot be a key in JSON", value_type(key));
     }
-}
-
-/* The entries in the order of their keys. Insertion will do: dicts are small, and what hostile ones
- * cost is counted. */
-static struct entry *sorted_entries(struct run *run, const struct dict *dict)
-{
-    struct entry *sorted = template_alloc(run, dict->count, sizeof *sorted);
-    for (size_t i = 0; sorted != NULL && i < dict->count && !run->failed; i++) {
-        size_t at = i;
-        bool unordered;
-        while (at > 0 && template_spend(run, 1) &&
-               value_compare(run, sorted[at - 1].key, dict->entries[i].key, &unordered) > 0) {
-            sorted[at] = sorted[at - 1];
-            at--;
-        }
-        sorted[at] = dict->entries[i];
-    }
-    return run->failed ? NULL : sorted;
 }
 
 static void put_json_dict(struct run *run, struct buffer *out, const struct dict *dict,

@@ -212,15 +212,25 @@ static struct value test_upper(struct run *run, struct value self, struct call *
     return has_case(run, self, true);
 }
 
+/* What is looked up by its hash, as names are. */
+static void check_hashable(struct run *run, struct value value)
+{
+    if (value.kind == KIND_LIST || value.kind == KIND_DICT)
+        template_fail(run, STATUS_INVALID, "a %s is not the name of a filter or test",
+                      value_type(value));
+}
+
 static struct value test_filter(struct run *run, struct value self, struct call *call)
 {
-    (void)run, (void)call;
+    (void)call;
+    check_hashable(run, self);
     return value_bool(template_find_filter(value_view(self)) != NULL);
 }
 
 static struct value test_test(struct run *run, struct value self, struct call *call)
 {
-    (void)run, (void)call;
+    (void)call;
+    check_hashable(run, self);
     return value_bool(template_find_test(value_view(self)) != NULL);
 }
 

@@ -8,13 +8,33 @@ static bool is_blank(char c)
     return c != '\0' && strchr("\t\n\x0b\x0c\r ", c) != NULL;
 }
 
-static bool is_letter(struct view text, size_t at)
+/* Two letters end at byte end, the first not before start. */
+static bool letters_before(struct view text, size_t start, size_t end)
 {
-    uint32_t c;
-    while (at > 0 && at < text.size && ((unsigned char)text.data[at] & 0xC0) == 0x80)
-        at--;
-    return at < text.size && utf8_decode(text.data + at, text.size - at, &c) > 0 &&
-           character_alpha(c);
+    for (int i = 0; i < 2; i++) {
+        uint32_t c;
+        size_t begin = end;
+        while (begin > start && ((unsigned char)text.data[--begin] & 0xC0) == 0x80)
+            continue;
+        if (begin == end || utf8_decode(text.data + begin, end - begin, &c) == 0 ||
+            !character_alpha(c))
+            return false;
+        end = begin;
+    }
+    return true;
+}
+
+/* Two letters begin at byte at. */
+static bool letters_after(struct view text, size_t at)
+{
+    for (int i = 0; i < 2; i++) {
+        uint32_t c;
+        size_t size = at < text.size ? utf8_decode(text.data + at, text.size - at, &c) : 0;
+        if (size == 0 || !character_alpha(c))
+            return false;
+        at += size;
+    }
+    return true;
 }
 
 /* The end of the chunk at start: white space, or a word up to white space or after a hyphen that
@@ -24,9 +44,8 @@ static size_t chunk_end(struct view line, size_t start, size_t most, bool hyphen
     size_t at = start;
     bool blank = is_blank(line.data[at]);
     while (at < line.size && at - start < most && is_blank(line.data[at]) == blank) {
-        bool breaks = hyphens && !blank && line.data[at] == '-' && at >= start + 2 &&
-                      is_letter(line, at - 1) && is_letter(line, at - 2) &&
-                      is_letter(line, at + 1) && is_letter(line, at + 2);
+        bool breaks = hyphens && !blank && line.data[at] == '-' &&
+                      letters_before(line, start, at) && letters_after(line, at + 1);
         at++;
         if (breaks)
             break;
@@ -51,6 +70,18 @@ struct wrapper {
     struct value newline;
 };
 
+/* The bytes of a word that is too long which are left on a line with room for count characters: up
+ * to its last hyphen there, but for those that it begins with. */
+static size_t cut_size(const struct wrapper *wrapper, const char *word, size_t size, size_t count)
+{
+    size_t cut = prefix_size(word, size, count), hyphen = cut, begin = 0;
+    while (begin < cut && word[begin] == '-')
+        begin++;
+    while (hyphen > begin && word[hyphen - 1] != '-')
+        hyphen--;
+    return wrapper->hyphens && hyphen > begin ? hyphen : cut;
+}
+
 /* Lines are gathered as [start, end) of the text: chunks follow one another without gaps. */
 static void wrap_line(struct wrapper *wrapper, struct view line)
 {
@@ -60,6 +91,7 @@ static void wrap_line(struct wrapper *wrapper, struct view line)
         wrapper->break_words && wrapper->width < SIZE_MAX / 8 ? 4 * wrapper->width + 8 : SIZE_MAX;
     while (at < line.size && template_spend(wrapper->run, 1)) {
         size_t start = at, used = 0;
+        bool full = false;
         if (is_blank(line.data[at]) && n_lines > 0) {
             at = chunk_end(line, at, SIZE_MAX, wrapper->hyphens);
             start = at;
@@ -77,14 +109,17 @@ static void wrap_line(struct wrapper *wrapper, struct view line)
             }
             if (length > wrapper->width && wrapper->break_words) {
                 size_t room = wrapper->width - used;
-                at += prefix_size(line.data + at, end - at, room);
+                full = room == 0;
+                at += cut_size(wrapper, line.data + at, end - at, room);
             } else if (used == 0) {
                 at = end;
             }
             break;
         }
         size_t stop = at;
-        while (stop > start && is_blank(line.data[stop - 1]))
+        /* textwrap drops the last piece where it is blank. Of a word that finds no room that is an
+         * empty piece, and the blanks before it stay. */
+        while (!full && stop > start && is_blank(line.data[stop - 1]))
             stop--;
         if (stop == start)
             continue;
