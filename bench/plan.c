@@ -2,8 +2,8 @@
  *
  *   build/bench/plan [ROUNDS]
  *
- * "alike": one machine and one link; "mixed": drawn machines, every pair with a link of its own, the
- * slowest case, for nothing is sorted away. The limit that is aimed at is 10 ms for 64 nodes.
+ * "alike": one machine and one link; "mixed": drawn machines, every pair with a link of its own,
+ * the slowest case, for nothing is sorted away. The limit that is aimed at is 10 ms for 64 nodes.
  */
 #include "plan/plan.h"
 

@@ -15,8 +15,8 @@ bool address_split(const char *address, char host[ADDRESS_HOST_BYTES], unsigned 
 bool address_numeric(const char *host, unsigned port, struct sockaddr_storage *out,
                      socklen_t *size);
 
-/* "10.0.0.7:4001", "[fe80::1%eth0]:4001", without with_port "10.0.0.7", "fe80::1%eth0"; "?" for what
- * is neither IPv4 nor IPv6. */
+/* "10.0.0.7:4001", "[fe80::1%eth0]:4001", without with_port "10.0.0.7", "fe80::1%eth0"; "?" for
+ * what is neither IPv4 nor IPv6. */
 void address_text(const struct sockaddr *address, bool with_port, char out[NET_ADDRESS_BYTES]);
 unsigned address_port(const struct sockaddr *address);
 

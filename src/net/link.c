@@ -4,8 +4,8 @@
  *   accept  ---------------------^                        |
  *                                                         +--> detached, as a wire
  *
- * Until the handshake is over the link waits with an event of its own; then a stream has the socket.
- * Callbacks may close the link, so who calls one looks afterwards whether it is gone. */
+ * Until the handshake is over the link waits with an event of its own; then a stream has the
+ * socket. Callbacks may close the link, so who calls one looks afterwards whether it is gone. */
 #include "net/address.h"
 #include "net/link_internal.h"
 

@@ -1,14 +1,14 @@
-/* What goes over a link, inside TLS records (or, on trusted wires, behind the HELLOs, without them).
- * Numbers are little-endian.
+/* What goes over a link, inside TLS records (or, on trusted wires, behind the HELLOs, without
+ * them). Numbers are little-endian.
  *
  *   frame     0        4    5
  *             +--------+----+----------------
  *             | size   |type| message ...         size: bytes of the message, at most what the
- *             +--------+----+----------------     receiver allows (links: 1 MiB, or as it opened them)
+ *             +--------+----+----------------     receiver allows (links: 1 MiB, or as opened)
  *
- *   HELLO     the first frame of each side, type 0. The client speaks first; the server, when it has
- *             read that. No version of the protocol may change the first six bytes or say more than
- *             4,096, so that every version can name every other.
+ *   HELLO     the first frame of each side, type 0. The client speaks first; the server, when it
+ *             has read that. No version of the protocol may change the first six bytes, or say
+ *             more than 4,096, so that every version can name every other.
  *
  *             0        4       6      7      8            24           32    34      36
  *             +--------+-------+------+------+------------+------------+-----+-------+---------

@@ -1,7 +1,7 @@
 /* Each family has a socket that receives, which is bound to the port and joins the group on every
- * interface, and one that sends, which is told the interface before each datagram. A socket may join
- * only so many groups (20 on Linux), and an interface may refuse; what could not be joined is tried
- * again when the interfaces are looked at. */
+ * interface, and one that sends, which is told the interface before each datagram. A socket may
+ * join only so many groups (20 on Linux), and an interface may refuse; what could not be joined is
+ * tried again when the interfaces are looked at. */
 #include "net/address.h"
 #include "net/internal.h"
 

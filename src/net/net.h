@@ -2,8 +2,9 @@
  *
  * A loop belongs to the thread that runs it, and so does all that is opened on it: every function
  * here is called from that thread only, and every callback runs on it, except net_loop_post and
- * net_loop_stop, which any thread may call, and the wires (below), which need no loop. The loop never blocks and must not be blocked: a
- * handler hands long work to another thread, which posts the answer back.
+ * net_loop_stop, which any thread may call, and the wires (below), which need no loop. The loop
+ * never blocks and must not be blocked: a handler hands long work to another thread, which posts
+ * the answer back.
  *
  * Life cycle: net_loop_open, http_server_open, http_server_listen (once or more), net_loop_run;
  * then http_server_close and net_loop_close. Opening a loop makes the process ignore SIGPIPE.
@@ -129,9 +130,9 @@ struct net_link_events {
     void (*up)(void *context, struct net_link *link, const struct net_hello *hello);
     /* One whole message, whose bytes live during the call. */
     void (*message)(void *context, struct net_link *link, uint8_t type, struct view message);
-    /* The link is gone, or (net_link_connect only) did not come about; text is a sentence that names
-     * the other side. Afterwards the pointer is invalid. Called once, and not after net_link_close
-     * or net_link_detach. */
+    /* The link is gone, or (net_link_connect only) did not come about; text is a sentence that
+     * names the other side. Afterwards the pointer is invalid. Called once, and not after
+     * net_link_close or net_link_detach. */
     void (*down)(void *context, struct net_link *link, enum net_link_fault fault, const char *text);
     /* Servers only, may be NULL: someone who did not become a link. peer is its address. */
     void (*refused)(void *context, const char *peer, enum net_link_fault fault, const char *text);
@@ -148,14 +149,14 @@ struct net_link_options {
 
 struct net_link_server_options {
     struct net_link_options link;
-    /* Finds the secret that identity names. identity is any bytes a stranger sent. False where there
-     * is none; then the other side learns that its key is not ours, and nothing else. */
+    /* Finds the secret that identity names. identity is any bytes a stranger sent. False where
+     * there is none; then the other side learns that its key is not ours, and nothing else. */
     bool (*find_key)(void *context, struct view identity, uint8_t secret[NET_SECRET_BYTES]);
     size_t links; /* that are not up yet, at most; further ones wait; 0: 256 */
 };
 
-/* Starts to accept at address, as http_server_listen takes it. Everything that options point to must
- * live until the server is closed; the structs themselves are copied. */
+/* Starts to accept at address, as http_server_listen takes it. Everything that options point to
+ * must live until the server is closed; the structs themselves are copied. */
 enum status net_link_server_open(struct net_link_server **out, struct net_loop *loop,
                                  const char *address, const struct net_link_server_options *options,
                                  struct error *error);
@@ -252,9 +253,9 @@ struct net_transfer {
 
 /* Sends and receives all of them at the same time, so that nobody waits for another in a circle,
  * whatever the sizes. A wire may come several times: its messages go in the order of transfers. At
- * most NET_MAX_TRANSFERS. Returns when everything is received, and is sent or in the system's hands,
- * which takes 64 KiB of each wire though the other side does not read. The spin is the longest of
- * the wires'. transfers are used up. */
+ * most NET_MAX_TRANSFERS. Returns when everything is received, and is sent or in the system's
+ * hands, which takes 64 KiB of each wire though the other side does not read. The spin is the
+ * longest of the wires'. transfers are used up. */
 enum status net_wire_exchange(struct net_transfer *transfers, size_t n, uint64_t deadline_ns,
                               struct error *error);
 

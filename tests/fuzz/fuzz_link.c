@@ -1,5 +1,5 @@
-/* The first byte of the input chooses what reads the rest: HELLOs, frames in pieces, beacons, tokens,
- * keys. What is read is written again and must be the same. */
+/* The first byte of the input chooses what reads the rest: HELLOs, frames in pieces, beacons,
+ * tokens, keys. What is read is written again and must be the same. */
 #include "cluster/key.h"
 #include "net/link_frame.h"
 

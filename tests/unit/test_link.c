@@ -861,7 +861,8 @@ static void send_frames(struct wire_client *client)
     for (size_t i = 0; i < ARRAY_COUNT(messages) - 1; i++)
         assert_int_equal(net_wire_send_frame(client->wire, (uint8_t)(i + 1), messages[i], 0, NULL),
                          STATUS_OK);
-    /* The last is refused by its head, and the other side closes, perhaps before the rest is out. */
+    /* The last is refused by its head, and the other side closes, perhaps before the rest is out.
+     * */
     net_wire_send_frame(client->wire, 5, messages[4], 0, NULL);
     char byte;
     assert_int_equal(net_wire_receive(client->wire, &byte, 1, 0, NULL), STATUS_LOST);
