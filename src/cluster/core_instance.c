@@ -1,7 +1,8 @@
 /* Instances, at their owner: planning, reserving, preparing, opening, running, and once more when a
  * member is lost.
  *
- *   own        {model, options, keep}    begin this instance: the plan wants you as its owner
+ *   own        {model, options, keep}    begin this instance, as its owner by the plan; keep:
+ *                                        because the desired state wants the model
  *   make_room  {instance}                close it if nobody uses it: another model needs the memory
  *   unload     {sha}                     close it now
  *
@@ -19,7 +20,8 @@
 #include "cluster/core_internal.h"
 
 #define STABLE_MS 10000 /* an instance that ran for so long has all its tries again */
-#define BROKEN_TRIES 3  /* after so many the rank that is complained of is left out */
+#define LATELY_MS 10000
+#define BROKEN_TRIES 3 /* after so many the rank that is complained of is left out */
 
 const char *const instance_state_names[] = {"none",    "planning", "reserving", "preparing",
                                             "opening", "running",  "failed"};
@@ -126,7 +128,7 @@ static void tear_down(struct cluster_core *core, struct instance *instance)
 {
     requests_pause(core, instance);
     tell_members(core, instance, "release");
-    plan_free(&instance->plan);
+    core_plan_free(&instance->plan);
     core->work_dirty = true;
 }
 
@@ -205,16 +207,31 @@ static bool make_room(struct cluster_core *core, const struct instance *instance
     return true;
 }
 
+/* A node that was here a moment ago may be back in another. */
+static bool lost_lately(struct cluster_core *core)
+{
+    NODE_EACH(core, node)
+    if ((node->state == NODE_DOWN || node->state == NODE_DIALLING) && node->lost_ms != 0 &&
+        core->now_ms - node->lost_ms < LATELY_MS)
+        return true;
+    return false;
+}
+
 static void plan_failed(struct cluster_core *core, struct instance *instance, enum status status,
                         const char *reason)
 {
-    if (status == STATUS_INVALID || status == STATUS_UNSUPPORTED) {
+    instance->fixed = false; /* maybe another owner finds room */
+    bool never = status == STATUS_LIMIT && !instance->ran && !lost_lately(core);
+    if (never || status == STATUS_INVALID || status == STATUS_UNSUPPORTED) {
         fail(core, instance, status, reason);
         return;
     }
-    if (!plan_forgive(instance) && status == STATUS_MEMORY)
-        make_room(core, instance);
-    attempt_failed(core, instance, status, reason);
+    if (!core_plan_forgive(instance) && status == STATUS_MEMORY &&
+        instance->rooms < CLUSTER_MAX_INSTANCES && make_room(core, instance)) {
+        instance->rooms++;
+        again(core, instance, core_jitter(core, PLAN_WAIT_MS), reason);
+    } else
+        attempt_failed(core, instance, status, reason);
 }
 
 /* The plan wants another node as the owner. */
@@ -224,14 +241,16 @@ static void delegate(struct cluster_core *core, struct instance *instance, struc
                                 json_model(&instance->model), "keep", (int)instance->keep);
     if (instance->options != NULL)
         json_object_set(message, "options", instance->options);
+    core_log(core, "%s: %s is to own it", instance->model.name, owner->name);
     core_send(core, owner, message);
-    plan_free(&instance->plan);
+    core_plan_free(&instance->plan);
     requests_move(core, instance, owner->id);
     instance_free(core, instance);
 }
 
 static void ask_members(struct cluster_core *core, struct instance *instance)
 {
+    core_log(core, "%s: reserving on %u nodes", instance->model.name, instance->plan.n_members);
     enter(core, instance, INSTANCE_RESERVING);
     instance->deadline_ms = core->now_ms + RESERVE_MS;
     for (uint32_t i = 0; i < instance->plan.n_members; i++) {
@@ -249,7 +268,7 @@ static void plan(struct cluster_core *core, struct instance *instance)
 {
     struct error error;
     instance->epoch++;
-    enum status status = plan_make(core, instance, &instance->plan, &error);
+    enum status status = core_plan_make(core, instance, &instance->plan, &error);
     if (status != STATUS_OK) {
         plan_failed(core, instance, status, error.text);
         return;
@@ -260,7 +279,7 @@ static void plan(struct cluster_core *core, struct instance *instance)
     else if (!instance->fixed)
         delegate(core, instance, owner);
     else {
-        plan_free(&instance->plan);
+        core_plan_free(&instance->plan);
         fail(core, instance, STATUS_UNSUPPORTED, "the planner chose another owner");
     }
 }
@@ -273,13 +292,16 @@ void on_own(struct cluster_core *core, struct node *from, struct message *messag
     const json_t *options = message_any(message, "options");
     if (message->failed || instance_of(core, model.sha) != NULL)
         return;
+    char key[CLUSTER_ENTRY_KEY_BYTES];
+    snprintf(key, sizeof key, "model/%s", model.sha);
+    if (keep && state_find(&core->state, key) != NULL && cluster_core_get(core, key) == NULL)
+        return; /* it was unloaded meanwhile */
     struct error error;
     struct instance *instance = instance_begin(core, &model, true, &error);
     if (instance == NULL) {
         core_log(core, "%s is not loaded: %s", model.name, error.text);
         return;
     }
-    instance->keep = instance->keep || keep;
     if (options != NULL && instance->options == NULL)
         instance->options = json_deep_copy(options);
 }
@@ -361,7 +383,7 @@ void on_refused(struct cluster_core *core, struct node *from, struct message *me
     error_set(&error, STATUS_MEMORY, "%s needs %s on %s, which has %s left: %s",
               instance->model.name, size_text(wanted, (double)instance->plan.members[rank].bytes),
               from->name, size_text(left, (double)free_bytes), why);
-    plan_limit(core, instance, from->id, free_bytes, false);
+    core_plan_limit(core, instance, from->id, free_bytes, false);
     attempt_failed(core, instance, STATUS_MEMORY, error.text);
 }
 
@@ -395,6 +417,7 @@ void on_opened(struct cluster_core *core, struct node *from, struct message *mes
         instance->recoveries++;
     instance->ran = true;
     instance->idle_ms = 0;
+    instance->rooms = 0;
     instance->reason[0] = 0;
     core_log(core, "%s runs on %u nodes", instance->model.name, instance->plan.n_members);
     requests_start(core, instance);
@@ -417,7 +440,7 @@ void on_failed(struct cluster_core *core, struct node *from, struct message *mes
     if (instance->tries + 1 >= BROKEN_TRIES) {
         struct cluster_id suspect = cluster_id_none(peer) ? from->id : peer;
         if (!cluster_id_equal(suspect, core->nodes[0].id))
-            plan_limit(core, instance, suspect, 0, true);
+            core_plan_limit(core, instance, suspect, 0, true);
     }
     attempt_failed(core, instance, STATUS_IO, error.text);
 }
@@ -478,7 +501,7 @@ static void check_hung(struct cluster_core *core, struct instance *instance)
             continue;
         blamed = i;
         hung = true;
-        plan_limit(core, instance, running->members[i].node, 0, true);
+        core_plan_limit(core, instance, running->members[i].node, 0, true);
     }
     if (!hung)
         return;

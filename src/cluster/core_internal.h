@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cluster/cluster.h"
+#include "cluster/core.h"
 #include "cluster/core_message.h"
 #include "cluster/core_transfer.h"
 
@@ -98,6 +98,7 @@ struct node {
 
     uint32_t link;
     bool outgoing;
+    char at[CLUSTER_ADDRESS_BYTES]; /* where the process with this incarnation is */
     uint64_t incarnation, superseded, superseded_ms;
     uint64_t heard_ms, up_ms, lost_ms, dial_ms, measure_ms, asked_ms;
     uint32_t failures;
@@ -181,7 +182,7 @@ struct instance {
     struct cluster_model model;
     json_t *options;
     bool keep;                /* the desired state wants it */
-    bool fixed;               /* the owner is this node, whatever a plan says */
+    bool fixed;               /* the owner is this node, at the first attempt */
     bool ran;                 /* once */
     bool draining;            /* another one of this model takes over */
     bool unloading;           /* closes when it is idle */
@@ -190,7 +191,7 @@ struct instance {
     uint64_t steps[CLUSTER_MAX_NODES];    /* told by each rank */
     uint64_t moved_ms[CLUSTER_MAX_NODES]; /* when they moved, or the rank had nothing to do */
     uint64_t begun_ms, changed_ms, retry_ms, deadline_ms, idle_ms;
-    uint32_t tries, recoveries;
+    uint32_t tries, rooms, recoveries; /* rooms: times that others were asked to make room */
     uint32_t n_limits;
     struct limit limits[MAX_LIMITS];
     char reason[CLUSTER_REASON_BYTES]; /* of the last failure */
@@ -242,7 +243,6 @@ struct ask {
     json_t *payload;
     struct tokens tokens;
     struct cluster_id owner; /* sent: to whom; else where to go next, or none */
-    bool directed;           /* owner was named by another node */
     uint32_t attempt, failures, redirects;
     uint64_t begun_ms, retry_ms, heard_ms;
     enum status status; /* ended: not told yet */
@@ -398,12 +398,12 @@ message_handler on_granted, on_refused, on_prepared, on_progress, on_opened, on_
 /* ---- core_plan.c ----------------------------------------------------------------------------- */
 
 /* Asks the environment for a plan over the nodes that are here. */
-enum status plan_make(struct cluster_core *core, const struct instance *instance,
-                      struct cluster_plan *out, struct error *error);
-void plan_free(struct cluster_plan *plan);
-void plan_limit(struct cluster_core *core, struct instance *instance, struct cluster_id node,
-                uint64_t bytes, bool suspect);
-bool plan_forgive(struct instance *instance); /* removes suspects; false: there were none */
+enum status core_plan_make(struct cluster_core *core, const struct instance *instance,
+                           struct cluster_plan *out, struct error *error);
+void core_plan_free(struct cluster_plan *plan);
+void core_plan_limit(struct cluster_core *core, struct instance *instance, struct cluster_id node,
+                     uint64_t bytes, bool suspect);
+bool core_plan_forgive(struct instance *instance); /* removes suspects; false: there were none */
 
 /* ---- core_worker.c --------------------------------------------------------------------------- */
 

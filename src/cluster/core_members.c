@@ -232,6 +232,17 @@ json_t *cluster_core_hello(const struct cluster_core *core, const char *key_id)
                      core->own_address, "key", key_id);
 }
 
+bool cluster_core_wanted(const struct cluster_core *core, const char *address)
+{
+    for (size_t i = 1; i < CLUSTER_MAX_NODES; i++) {
+        const struct node *node = &core->nodes[i];
+        for (uint32_t a = 0; node->state == NODE_UP && a < node->n_addresses; a++)
+            if (strcmp(node->addresses[a], address) == 0)
+                return false;
+    }
+    return !core->removed && !core->left;
+}
+
 /* False, with the reason, where the peer may not take part whatever it says. */
 static bool read_hello(const json_t *hello, struct greeting *out, char reason[CLUSTER_REASON_BYTES])
 {
@@ -280,12 +291,12 @@ static bool link_replaces(struct cluster_core *core, struct node *node,
     if (greeting->incarnation != node->superseded)
         return true; /* it was started again */
     if (core->now_ms - node->superseded_ms > STALE_MS)
-        note_copied(core, node->name, node->addresses[0], address);
+        note_copied(core, node->name, node->at, address);
     return false;
 }
 
 static void link_take(struct cluster_core *core, struct node *node, uint32_t link, bool outgoing,
-                      const struct greeting *greeting)
+                      const char *address, const struct greeting *greeting)
 {
     if (greeting->incarnation != node->incarnation) {
         node->superseded = node->incarnation;
@@ -294,6 +305,7 @@ static void link_take(struct cluster_core *core, struct node *node, uint32_t lin
     node->state = NODE_UP;
     node->link = link;
     node->outgoing = outgoing;
+    text_copy(node->at, sizeof node->at, address);
     node->incarnation = greeting->incarnation;
     text_copy(node->name, sizeof node->name, greeting->name);
     node->heard_ms = node->up_ms = core->now_ms;
@@ -370,8 +382,10 @@ void cluster_core_link_up(struct cluster_core *core, uint32_t link, bool outgoin
         note_refused(core, address, greeting.name, reason);
     if (node != NULL && node->state == NODE_UP) {
         if (!link_replaces(core, node, &greeting, outgoing, address)) {
-            snprintf(reason, sizeof reason, "there is a link already");
-            core->env.drop(core->env.context, link, reason);
+            if (greeting.incarnation != node->incarnation)
+                link_refuse(core, link, "refused", "another node with this identity is there");
+            else
+                core->env.drop(core->env.context, link, "there is a link already");
             core_end(core);
             return;
         }
@@ -379,11 +393,11 @@ void cluster_core_link_up(struct cluster_core *core, uint32_t link, bool outgoin
     } else if (node != NULL && greeting.incarnation == node->superseded &&
                greeting.incarnation != node->incarnation && node->superseded != 0 &&
                core->now_ms - node->superseded_ms > STALE_MS)
-        note_copied(core, node->name, node->addresses[0], address);
+        note_copied(core, node->name, node->at, address);
     if (node == NULL)
         link_refuse(core, link, code, reason);
     else
-        link_take(core, node, link, outgoing, &greeting);
+        link_take(core, node, link, outgoing, address, &greeting);
     core_end(core);
 }
 

@@ -7,7 +7,7 @@
 #ifndef CONSORT_CORE_MESSAGE_H
 #define CONSORT_CORE_MESSAGE_H
 
-#include "cluster/cluster.h"
+#include "cluster/core.h"
 
 struct message {
     const json_t *json; /* an object, or an array of fields by their place */

@@ -62,8 +62,8 @@ static bool plan_valid(struct cluster_core *core, const struct cluster_plan *pla
     return good;
 }
 
-enum status plan_make(struct cluster_core *core, const struct instance *instance,
-                      struct cluster_plan *out, struct error *error)
+enum status core_plan_make(struct cluster_core *core, const struct instance *instance,
+                           struct cluster_plan *out, struct error *error)
 {
     struct cluster_plan_input input = {.model = &instance->model,
                                        .options = instance->options,
@@ -90,18 +90,18 @@ enum status plan_make(struct cluster_core *core, const struct instance *instance
     }
     if (plan_valid(core, out, error))
         return STATUS_OK;
-    plan_free(out);
+    core_plan_free(out);
     return STATUS_UNSUPPORTED;
 }
 
-void plan_free(struct cluster_plan *plan)
+void core_plan_free(struct cluster_plan *plan)
 {
     json_decref(plan->spec);
     memset(plan, 0, sizeof *plan);
 }
 
-void plan_limit(struct cluster_core *core, struct instance *instance, struct cluster_id node,
-                uint64_t bytes, bool suspect)
+void core_plan_limit(struct cluster_core *core, struct instance *instance, struct cluster_id node,
+                     uint64_t bytes, bool suspect)
 {
     struct limit *limit = NULL;
     for (uint32_t i = 0; i < instance->n_limits; i++) {
@@ -116,7 +116,7 @@ void plan_limit(struct cluster_core *core, struct instance *instance, struct clu
     *limit = (struct limit){node, bytes, core->now_ms + (suspect ? SUSPECT_MS : LIMIT_MS), suspect};
 }
 
-bool plan_forgive(struct instance *instance)
+bool core_plan_forgive(struct instance *instance)
 {
     bool any = false;
     for (uint32_t i = instance->n_limits; i-- > 0;)

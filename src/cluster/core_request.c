@@ -1,7 +1,7 @@
 /* Requests: from the gateway node that holds a client to the owner of an instance, and tokens back.
  *
  *   gateway -> owner
- *     submit     {request, attempt, model, fixed, payload, tokens}   tokens: those it has already
+ *     submit     {request, attempt, model, payload, tokens}   tokens: those it has already
  *     cancel     {request, attempt}
  *     still      {request, attempt}        are you at it? asked after five seconds without a token
  *   owner -> gateway
@@ -105,17 +105,16 @@ static void ask_send(struct cluster_core *core, struct ask *ask, struct node *ow
     ask->attempt++;
     ask->heard_ms = core->now_ms;
     core_send(core, owner,
-              json_pack("{s:s, s:o, s:o, s:o, s:b, s:O, s:o}", "type", "submit", "request",
+              json_pack("{s:s, s:o, s:o, s:o, s:O, s:o}", "type", "submit", "request",
                         json_u64(ask->id), "attempt", json_u64(ask->attempt), "model",
-                        json_model(&ask->model), "fixed", (int)ask->directed, "payload",
-                        ask->payload, "tokens", tokens_json(&ask->tokens)));
+                        json_model(&ask->model), "payload", ask->payload, "tokens",
+                        tokens_json(&ask->tokens)));
 }
 
 static void ask_route(struct cluster_core *core, struct ask *ask)
 {
     bool exists;
     struct node *owner = core_node_here(core, ask->owner);
-    ask->directed = owner != NULL;
     if (owner == NULL)
         owner = instance_owner(core, ask->model.sha, &exists);
     if (owner != NULL)
@@ -365,7 +364,7 @@ static void work_start(struct cluster_core *core, struct work *work,
 /* The instance that a new request waits for or is computed by; NULL: it was answered. */
 static struct instance *instance_for(struct cluster_core *core, struct node *from,
                                      const struct cluster_model *model, uint64_t request,
-                                     uint32_t attempt, bool fixed)
+                                     uint32_t attempt)
 {
     struct instance *instance = instance_of(core, model->sha);
     if (instance != NULL && !instance->draining)
@@ -385,7 +384,7 @@ static struct instance *instance_for(struct cluster_core *core, struct node *fro
     if (failed != NULL)
         error_set(&error, failed->status, "%s", failed->reason);
     else
-        instance = instance_begin(core, model, fixed, &error);
+        instance = instance_begin(core, model, false, &error);
     if (instance == NULL)
         answer(core, from, end_message(request, attempt, 0, error.code, error.text, NULL));
     return instance;
@@ -407,7 +406,6 @@ void on_submit(struct cluster_core *core, struct node *from, struct message *mes
     uint64_t request = message_u64(message, "request", INT64_MAX);
     uint32_t attempt = (uint32_t)message_u64(message, "attempt", UINT32_MAX);
     struct cluster_model model = message_model(message, "model");
-    bool fixed = message_flag(message, "fixed");
     const json_t *payload = message_any(message, "payload");
     struct tokens tokens = {.n = 0};
     if (payload == NULL)
@@ -427,7 +425,7 @@ void on_submit(struct cluster_core *core, struct node *from, struct message *mes
         answer(core, from,
                end_message(request, attempt, 0, STATUS_BUSY, "the model's queue is full", NULL));
     else
-        instance = instance_for(core, from, &model, request, attempt, fixed);
+        instance = instance_for(core, from, &model, request, attempt);
     if (instance == NULL) {
         free(tokens.ids);
         return;

@@ -9,7 +9,7 @@
 #ifndef CONSORT_CORE_TRANSFER_H
 #define CONSORT_CORE_TRANSFER_H
 
-#include "cluster/cluster.h"
+#include "cluster/core.h"
 
 #define TRANSFER_MAX_SOURCES CLUSTER_MAX_NODES
 #define TRANSFER_IN_FLIGHT 16 /* of one object from all sources together */

@@ -12,7 +12,7 @@
 #ifndef CONSORT_CLUSTER_KEY_H
 #define CONSORT_CLUSTER_KEY_H
 
-#include "cluster/cluster.h"
+#include "cluster/core.h"
 #include "net/net.h"
 
 enum {

@@ -9,7 +9,8 @@
  *               6, sixteen bytes, port (2)     an IPv6 address that holds everywhere
  *               0, size (1), text              anything else: "mac-studio.local:4001"
  *
- * The alphabet has no i, l, o and u (Crockford's base32), so that a token can be read out and typed.
+ * The alphabet has no i, l, o and u (Crockford's base32), so that a token can be read out and
+ * typed.
  *
  * The node that issued it keeps {"identity": {"secret": ..., "expires": ...}} in tokens.json, both
  * made from the token's secret by one-way functions. */
@@ -70,8 +71,8 @@ static int base32_value(char letter)
     return found != NULL ? (int)(found - alphabet) : -2;
 }
 
-/* Bytes read, or SIZE_MAX where a letter is wrong, a letter says more than the bytes hold, or there are
- * more than ALL_BYTES. */
+/* Bytes read, or SIZE_MAX where a letter is wrong, a letter says more than the bytes hold, or there
+ * are more than ALL_BYTES. */
 static size_t base32_read(struct view text, uint8_t out[ALL_BYTES])
 {
     uint32_t bits = 0;

@@ -90,6 +90,7 @@ struct sim_node {
     const char *peer; /* in its configuration; NULL: none */
     uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms;
     int64_t skew_ms;
+    int protocol; /* that it speaks; 0: this one */
     bool hung, abandoned, whole[SIM_MAX_MODELS];
     struct cluster_key keys[CLUSTER_MAX_KEYS];
     size_t n_keys;
@@ -443,14 +444,17 @@ static enum status env_plan(void *context, const struct cluster_plan_input *inpu
     struct sim_node *node = context;
     struct sim *sim = node->sim;
     uint64_t need = sim->options.models[model_of(sim, input->model->sha)], most = 0;
+    bool possible = false;
     for (uint32_t n = 1; n <= input->n_nodes; n++) {
         uint64_t part = need / n + 1;
-        uint32_t chosen[CLUSTER_MAX_NODES], n_chosen = 0;
-        for (uint32_t i = 0; i < input->n_nodes && n_chosen < n; i++) {
+        uint32_t chosen[CLUSTER_MAX_NODES], n_chosen = 0, n_possible = 0;
+        for (uint32_t i = 0; i < input->n_nodes; i++) {
             most = MAX(most, input->nodes[i].free_bytes);
-            if (input->nodes[i].free_bytes >= part)
+            n_possible += input->nodes[i].facts->memory_limit_bytes >= part;
+            if (input->nodes[i].free_bytes >= part && n_chosen < n)
                 chosen[n_chosen++] = i;
         }
+        possible = possible || n_possible >= n;
         bool self = n_chosen > 0 && cluster_id_equal(input->nodes[chosen[0]].id, input->owner);
         if (n_chosen < n || (input->owner_fixed && !self))
             continue;
@@ -468,8 +472,9 @@ static enum status env_plan(void *context, const struct cluster_plan_input *inpu
         }
         return STATUS_OK;
     }
-    return error_set(error, STATUS_MEMORY, "%s needs %llu bytes, at most %llu are free on a node",
-                     input->model->name, (unsigned long long)need, (unsigned long long)most);
+    return error_set(error, possible ? STATUS_MEMORY : STATUS_LIMIT,
+                     "%s needs %llu bytes, at most %llu are free on a node", input->model->name,
+                     (unsigned long long)need, (unsigned long long)most);
 }
 
 static struct rank *find_rank(struct sim_node *node, uint64_t instance, uint32_t epoch)
@@ -829,7 +834,7 @@ static void happen_dialled(struct sim *sim, const struct event *event)
         reason = "it has another key";
     if (reason != NULL)
         cluster_core_connect_failed(node->core, event->text, reason);
-    else
+    else if (cluster_core_wanted(node->core, event->text))
         connect_nodes(sim, event->node, event->other, event->key);
 }
 
@@ -853,6 +858,8 @@ static void happen_up(struct sim *sim, const struct event *event)
             cluster_core_connect_failed(node->core, other->address, "connection reset");
         return;
     }
+    if (other->protocol != 0)
+        json_object_set_new(hello, "protocol", json_integer(other->protocol));
     cluster_core_link_up(node->core, side->link, event->end == 0, other->address, connection->key,
                          hello);
     json_decref(hello);
@@ -927,6 +934,7 @@ static void happen_step(struct sim *sim, struct event *event)
             struct event *broken = event_new(sim, EVENT_BROKEN, event->node);
             broken->a = rank->instance;
             broken->b = rank->epoch;
+            broken->end = chance(sim, 70) ? i + 1 : 0; /* and mostly with whom */
             event_at(sim, broken, sim->now_ms + 1);
         }
         return;
@@ -1075,6 +1083,15 @@ static void happen_beacon(struct sim *sim)
         }
 }
 
+static void happen_broken(struct sim_node *node, const struct event *event)
+{
+    const struct rank *rank = find_rank(node, event->a, (uint32_t)event->b);
+    struct cluster_id peer = {0, 0};
+    if (rank != NULL && event->end > 0)
+        peer = rank->nodes[event->end - 1];
+    cluster_core_broken(node->core, event->a, (uint32_t)event->b, peer, "the mesh broke");
+}
+
 static void handle(struct sim *sim, struct event *event)
 {
     struct sim_node *node = &sim->nodes[event->node];
@@ -1121,8 +1138,7 @@ static void handle(struct sim *sim, struct event *event)
         happen_step(sim, event);
         break;
     case EVENT_BROKEN:
-        cluster_core_broken(node->core, event->a, (uint32_t)event->b, (struct cluster_id){0, 0},
-                            "the mesh broke");
+        happen_broken(node, event);
         break;
     default:
         break;
@@ -1137,7 +1153,7 @@ bool sim_run(struct sim *sim, uint64_t until_ms)
         uint64_t frozen_ms = sim->nodes[event->node].frozen_until_ms;
         if (frozen_ms > sim->now_ms && event->kind != EVENT_PUMP && event->kind != EVENT_CHECK &&
             event->kind != EVENT_BEACON) {
-            event_at(sim, event, frozen_ms);
+            event_at(sim, event, MIN(frozen_ms, sim->now_ms + RETRY_MS));
             continue;
         }
         handle(sim, event);
@@ -1312,6 +1328,11 @@ void sim_set_peer(struct sim *sim, unsigned node, unsigned peer)
     sim->nodes[node].peer = sim->nodes[peer].address;
 }
 
+void sim_speak(struct sim *sim, unsigned node, int protocol)
+{
+    sim->nodes[node].protocol = protocol;
+}
+
 void sim_copy_identity(struct sim *sim, unsigned node, unsigned of)
 {
     sim->nodes[node].id = sim->nodes[of].id;
@@ -1420,6 +1441,11 @@ void sim_latency(struct sim *sim, unsigned node, uint64_t ms)
 void sim_faults(struct sim *sim, bool on)
 {
     sim->options.faults = on;
+}
+
+void sim_trace(struct sim *sim)
+{
+    sim->options.trace = true;
 }
 
 void sim_beacons(struct sim *sim, bool on)

@@ -9,7 +9,7 @@
 #ifndef CONSORT_FAKE_CLUSTER_H
 #define CONSORT_FAKE_CLUSTER_H
 
-#include "cluster/cluster.h"
+#include "cluster/core.h"
 
 #define SIM_MAX_NODES CLUSTER_MAX_NODES
 #define SIM_MAX_MODELS 6
@@ -65,6 +65,8 @@ void sim_freeze(struct sim *sim, unsigned node, uint64_t until_ms);
 /* Its engines make no step any more, with one in their hands. */
 void sim_hang(struct sim *sim, unsigned node, bool hung);
 void sim_skew(struct sim *sim, unsigned node, int64_t wall_ms);
+/* Another version of the protocol. */
+void sim_speak(struct sim *sim, unsigned node, int protocol);
 /* The same identity as another one. */
 void sim_copy_identity(struct sim *sim, unsigned node, unsigned of);
 void sim_give_model(struct sim *sim, unsigned node, unsigned model);
@@ -85,6 +87,7 @@ bool sim_abandoned(const struct sim *sim, unsigned node);
 void sim_block(struct sim *sim, unsigned from, unsigned to, bool blocked);
 void sim_cut(struct sim *sim, unsigned a, unsigned b);         /* their links break now */
 void sim_latency(struct sim *sim, unsigned node, uint64_t ms); /* more, for all of its links */
+void sim_trace(struct sim *sim);                               /* from now on */
 void sim_beacons(struct sim *sim, bool on);                    /* nodes find each other */
 void sim_faults(struct sim *sim, bool on);                     /* as in struct sim_options */
 

@@ -1,6 +1,7 @@
-/* The control plane of whole clusters, from seeds: nodes come and go, links break, hang and reorder,
- * partitions come and heal, clients ask for models, commands change what is wanted; then all heals,
- * and what must be true in the end is checked. tests/fake/fake_cluster.c checks meanwhile.
+/* The control plane of whole clusters, from seeds: nodes come and go, links break, hang and
+ * reorder, partitions come and heal, clients ask for models, commands change what is wanted; then
+ * all heals, and what must be true in the end is checked. tests/fake/fake_cluster.c checks
+ * meanwhile.
  *
  *   test_cluster [N [FIRST]]     N seeds from FIRST on (environment: SEEDS; 200 from 1)
  *   test_cluster --seed S        one seed, with a trace of all that happens
@@ -461,6 +462,7 @@ static void finish(struct story *story)
         return;
     }
     forget_abandoned(story);
+    sim_run(sim, sim_now(sim) + 5000); /* what was on its way has arrived */
     if (!sim_wait(sim, sim_now(sim) + CALM_MS, keys_ended))
         sim_fail(sim, "the cluster's key does not change everywhere");
     check_keys(story);

@@ -1,0 +1,942 @@
+/* The control plane, case by case, in simulated clusters; and its parts that decide without one. */
+#include "fake_cluster.h"
+
+#include "cluster/core_internal.h"
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+#define N_CHUNKS 40
+
+/* ---- Helpers --------------------------------------------------------------------------------- */
+
+#define assert_sim(sim, condition)                                                                 \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            fail_msg("%s: %s", #condition, sim_fault(sim) != NULL ? sim_fault(sim) : "no fault");  \
+    } while (0)
+
+static struct sim_options options_of(unsigned n_nodes)
+{
+    struct sim_options options = {.seed = 7, .n_nodes = n_nodes, .n_models = 2, .latency_ms = 3};
+    for (unsigned i = 0; i < n_nodes; i++)
+        options.memory[i] = 100;
+    options.models[0] = 60;
+    options.models[1] = 150;
+    return options;
+}
+
+/* All nodes run and are linked; each has both models. */
+static struct sim *begin_with(const struct sim_options *options)
+{
+    struct sim *sim = sim_open(options);
+    for (unsigned i = 0; i < options->n_nodes; i++) {
+        for (unsigned model = 0; model < options->n_models; model++)
+            sim_give_model(sim, i, model);
+        sim_start(sim, i);
+    }
+    assert_sim(sim, sim_wait(sim, 4000, sim_all_linked));
+    sim_run(sim, sim_now(sim) + 500);
+    return sim;
+}
+
+static struct sim *begin(unsigned n_nodes)
+{
+    struct sim_options options = options_of(n_nodes);
+    return begin_with(&options);
+}
+
+static void run_ms(struct sim *sim, uint64_t ms)
+{
+    assert_sim(sim, sim_run(sim, sim_now(sim) + ms));
+}
+
+static const struct node *seen(struct sim *sim, unsigned at, unsigned node)
+{
+    return core_node(sim_core(sim, at), sim_id(sim, node));
+}
+
+static bool is_up(struct sim *sim, unsigned at, unsigned node)
+{
+    const struct node *found = seen(sim, at, node);
+    return found != NULL && found->state == NODE_UP;
+}
+
+static bool has_problem(struct sim *sim, unsigned at, const char *kind, const char *text)
+{
+    json_t *status = cluster_core_status(sim_core(sim, at));
+    const json_t *problems = json_object_get(status, "problems");
+    bool found = false;
+    for (size_t i = 0; i < json_array_size(problems); i++) {
+        const json_t *problem = json_array_get(problems, i);
+        found =
+            found || (strcmp(json_string_value(json_object_get(problem, "kind")), kind) == 0 &&
+                      strstr(json_string_value(json_object_get(problem, "text")), text) != NULL);
+    }
+    json_decref(status);
+    return found;
+}
+
+static const struct instance *running(struct sim *sim, unsigned model, unsigned *owner)
+{
+    for (*owner = 0; *owner < sim_n_nodes(sim); ++*owner) {
+        struct cluster_core *core = sim_core(sim, *owner);
+        const struct instance *instance =
+            core != NULL ? instance_of(core, sim_model(sim, model)->sha) : NULL;
+        if (instance != NULL && instance->state == INSTANCE_RUNNING)
+            return instance;
+    }
+    return NULL;
+}
+
+static void put(struct sim *sim, unsigned node, const char *key, int number)
+{
+    struct error error;
+    json_t *value = json_pack("{s:i}", "n", number);
+    assert_int_equal(cluster_core_put(sim_core(sim, node), key, value, &error), STATUS_OK);
+    json_decref(value);
+}
+
+static int got(struct sim *sim, unsigned node, const char *key)
+{
+    const json_t *value = cluster_core_get(sim_core(sim, node), key);
+    return value == NULL ? -1 : (int)json_integer_value(json_object_get(value, "n"));
+}
+
+static bool answered(struct sim *sim, int request)
+{
+    return sim_request(sim, request)->answer == SIM_ANSWERED;
+}
+
+/* ---- Transfers ------------------------------------------------------------------------------- */
+
+static struct cluster_id id_of(uint64_t n)
+{
+    return (struct cluster_id){1, n};
+}
+
+static void open_transfer(struct transfer *transfer, const uint8_t *have)
+{
+    struct error error;
+    memset(transfer, 0, sizeof *transfer);
+    assert_int_equal(transfer_open(transfer, "object",
+                                   (uint64_t)(N_CHUNKS - 1) * CLUSTER_CHUNK_BYTES + 1, have,
+                                   &error),
+                     STATUS_OK);
+    assert_int_equal(transfer->n_chunks, N_CHUNKS);
+}
+
+static void test_transfer_sizes(void **state)
+{
+    (void)state;
+    struct transfer transfer = {.n_chunks = 0};
+    struct error error;
+    assert_int_equal(transfer_open(&transfer, "o", 0, NULL, &error), STATUS_LIMIT);
+    assert_int_equal(transfer_open(&transfer, "o", UINT64_MAX, NULL, &error), STATUS_LIMIT);
+    assert_int_equal(transfer_open(&transfer, "o", CLUSTER_CHUNK_BYTES, NULL, &error), STATUS_OK);
+    assert_int_equal(transfer.n_chunks, 1);
+    transfer_close(&transfer);
+}
+
+static void test_transfer_goes_on(void **state)
+{
+    (void)state;
+    struct transfer transfer;
+    uint8_t have[N_CHUNKS / 8] = {0xff, 0xff, 0x0f, 0, 0xff};
+    open_transfer(&transfer, have);
+    assert_int_equal(transfer.n_have, 28);
+    transfer_whole(&transfer, id_of(1));
+    uint32_t chunk;
+    struct cluster_id source;
+    for (int i = 0; i < 12; i++) {
+        assert_true(transfer_pick(&transfer, 0, (uint64_t)i * 977, &chunk, &source));
+        assert_in_range(chunk, 20, 31);
+        assert_true(transfer_result(&transfer, 0, chunk, source, CLUSTER_FETCHED));
+        assert_false(transfer_result(&transfer, 0, chunk, source, CLUSTER_FETCHED));
+    }
+    assert_true(transfer_done(&transfer));
+    assert_false(transfer_pick(&transfer, 0, 0, &chunk, &source));
+    transfer_close(&transfer);
+}
+
+static void test_transfer_in_flight(void **state)
+{
+    (void)state;
+    struct transfer transfer;
+    open_transfer(&transfer, NULL);
+    uint32_t chunk;
+    struct cluster_id source;
+    unsigned n = 0, n_of[3] = {0};
+    for (uint64_t i = 0; i < 3; i++)
+        transfer_whole(&transfer, id_of(i + 1));
+    while (transfer_pick(&transfer, 0, n, &chunk, &source)) {
+        n++;
+        n_of[source.low - 1]++;
+    }
+    assert_int_equal(n, 3 * CLUSTER_CHUNKS_IN_FLIGHT);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(n_of[i], CLUSTER_CHUNKS_IN_FLIGHT);
+    /* What a lost source was sending comes from another one. */
+    transfer_remove(&transfer, id_of(1));
+    assert_int_equal(transfer.n_flights, 2 * CLUSTER_CHUNKS_IN_FLIGHT);
+    assert_false(transfer_pick(&transfer, 0, 0, &chunk, &source));
+    transfer_expire(&transfer, 100, 50);
+    assert_int_equal(transfer.n_flights, 0);
+    assert_false(transfer_pick(&transfer, 100, 0, &chunk, &source)); /* they rest */
+    assert_true(transfer_pick(&transfer, 100000, 0, &chunk, &source));
+    transfer_close(&transfer);
+}
+
+static void test_transfer_rarest(void **state)
+{
+    (void)state;
+    struct transfer transfer;
+    open_transfer(&transfer, NULL);
+    uint8_t all_but_two[N_CHUNKS / 8] = {0xff, 0xfd, 0xff, 0xff, 0x7f};
+    transfer_parts(&transfer, id_of(2), all_but_two);
+    uint32_t chunk;
+    struct cluster_id source;
+    /* Only the relay is there: it is asked for what it has. */
+    assert_true(transfer_pick(&transfer, 0, 3, &chunk, &source));
+    assert_int_equal(source.low, 2);
+    assert_int_equal(transfer_missing(&transfer), 9);
+    /* With one that has all, what the relay lacks comes first, from that one; then the relay. */
+    transfer_whole(&transfer, id_of(1));
+    assert_int_equal(transfer_missing(&transfer), N_CHUNKS);
+    for (int i = 0; i < 2; i++) {
+        assert_true(transfer_pick(&transfer, 0, (uint64_t)i << 10, &chunk, &source));
+        assert_true(chunk == 9 || chunk == 39);
+        assert_int_equal(source.low, 1);
+    }
+    assert_true(transfer_pick(&transfer, 0, 5, &chunk, &source));
+    assert_int_equal(source.low, 2);
+    transfer_close(&transfer);
+}
+
+static void test_transfer_wrong_bytes(void **state)
+{
+    (void)state;
+    struct transfer transfer;
+    open_transfer(&transfer, NULL);
+    transfer_whole(&transfer, id_of(1));
+    uint32_t chunk;
+    struct cluster_id source;
+    uint64_t now_ms = 0;
+    for (int i = 0; i < TRANSFER_MAX_WRONG; i++) {
+        assert_true(transfer_pick(&transfer, now_ms, 0, &chunk, &source));
+        assert_false(transfer_result(&transfer, now_ms, chunk, source, CLUSTER_FETCH_WRONG));
+        assert_false(transfer_pick(&transfer, now_ms, 0, &chunk, &source));
+        now_ms += TRANSFER_WRONG_MS;
+    }
+    assert_false(transfer_pick(&transfer, now_ms, 0, &chunk, &source)); /* never again */
+    assert_int_equal(transfer_missing(&transfer), 0);
+    transfer_whole(&transfer, id_of(2));
+    assert_true(transfer_pick(&transfer, now_ms, 0, &chunk, &source));
+    assert_int_equal(source.low, 2);
+    transfer_close(&transfer);
+}
+
+/* Two nodes fetch the same object: the origin sends hardly more than one copy of it. */
+static void test_transfer_relays(void **state)
+{
+    (void)state;
+    struct transfer transfers[2];
+    unsigned from_origin = 0;
+    uint64_t random = 1;
+    for (uint64_t i = 0; i < 2; i++) {
+        open_transfer(&transfers[i], NULL);
+        transfer_whole(&transfers[i], id_of(9));
+    }
+    while (!transfer_done(&transfers[0]) || !transfer_done(&transfers[1]))
+        for (int i = 0; i < 2; i++) {
+            uint32_t chunk;
+            struct cluster_id source;
+            if (!transfer_pick(&transfers[i], 0, random = hash_mix(random), &chunk, &source))
+                continue;
+            from_origin += source.low == 9;
+            transfer_result(&transfers[i], 0, chunk, source, CLUSTER_FETCHED);
+            transfer_part(&transfers[1 - i], id_of((uint64_t)i), chunk);
+        }
+    assert_in_range(from_origin, N_CHUNKS, N_CHUNKS + 2);
+    for (int i = 0; i < 2; i++)
+        transfer_close(&transfers[i]);
+}
+
+/* ---- Membership ------------------------------------------------------------------------------ */
+
+static void test_members_mesh(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(16);
+    for (unsigned a = 0; a < 16; a++)
+        for (unsigned b = 0; b < 16; b++)
+            assert_true(a == b || is_up(sim, a, b));
+    run_ms(sim, 10000);
+    assert_true(sim_all_linked(sim));
+    const struct told_link *link = members_link(&sim_core(sim, 3)->nodes[0], seen(sim, 3, 5));
+    assert_non_null(link);
+    assert_true(link->bandwidth == 1e9);
+    sim_close(sim);
+}
+
+static void test_members_killed_and_silent(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(3);
+    sim_crash(sim, 1, false);
+    run_ms(sim, 100);
+    assert_false(is_up(sim, 0, 1)); /* at once */
+    sim_crash(sim, 2, true);
+    run_ms(sim, 2500);
+    assert_true(is_up(sim, 0, 2));
+    run_ms(sim, 1000);
+    assert_false(is_up(sim, 0, 2)); /* after three seconds */
+    assert_true(has_problem(sim, 0, "down", "n2"));
+    sim_start(sim, 1);
+    sim_start(sim, 2);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 12000, sim_all_linked));
+    sim_close(sim);
+}
+
+static void test_members_one_way_silence(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    sim_block(sim, 0, 1, true);
+    run_ms(sim, 4000);
+    assert_false(is_up(sim, 0, 1));
+    assert_false(is_up(sim, 1, 0));
+    sim_block(sim, 0, 1, false);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 12000, sim_all_linked));
+    sim_close(sim);
+}
+
+static void test_members_copied_identity(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(3);
+    struct sim *sim = sim_open(&options);
+    sim_copy_identity(sim, 2, 1);
+    for (unsigned i = 0; i < 3; i++)
+        sim_start(sim, i);
+    run_ms(sim, 30000);
+    assert_true(has_problem(sim, 0, "copied", "10.0.0.1"));
+    assert_true(has_problem(sim, 1, "copied", "10.0.0.2"));
+    sim_close(sim);
+}
+
+static void test_members_versions(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(3);
+    struct sim *sim = sim_open(&options);
+    sim_speak(sim, 2, CLUSTER_PROTOCOL + 1);
+    for (unsigned i = 0; i < 3; i++)
+        sim_start(sim, i);
+    run_ms(sim, 10000);
+    assert_true(is_up(sim, 0, 1));
+    assert_false(is_up(sim, 0, 2));
+    assert_true(has_problem(sim, 0, "refused", "n2 at 10.0.0.2:1 cannot take part: it speaks"));
+    assert_false(has_problem(sim, 0, "refused", "n1"));
+    sim_close(sim);
+}
+
+static void test_members_removed(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(3);
+    struct error error;
+    assert_int_equal(cluster_core_remove(sim_core(sim, 0), "n9", &error), STATUS_NOT_FOUND);
+    assert_int_equal(cluster_core_remove(sim_core(sim, 0), "n0", &error), STATUS_INVALID);
+    assert_int_equal(cluster_core_remove(sim_core(sim, 0), "n2", &error), STATUS_OK);
+    run_ms(sim, 500);
+    assert_null(seen(sim, 0, 2));
+    assert_null(seen(sim, 1, 2));
+    assert_true(has_problem(sim, 2, "removed", "removed"));
+    sim_crash(sim, 2, false);
+    sim_start(sim, 2); /* and again, with what it saved */
+    run_ms(sim, 20000);
+    assert_null(seen(sim, 0, 2));
+    assert_null(seen(sim, 1, 2));
+    assert_true(is_up(sim, 0, 1));
+    sim_close(sim);
+}
+
+static void test_members_leave(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(3);
+    cluster_core_leave(sim_core(sim, 1));
+    run_ms(sim, 300);
+    assert_null(seen(sim, 0, 1));
+    assert_null(seen(sim, 2, 1));
+    assert_false(has_problem(sim, 0, "down", "n1"));
+    sim_close(sim);
+}
+
+static bool one_key(struct sim *sim)
+{
+    for (unsigned i = 0; i < sim_n_nodes(sim); i++)
+        if (sim_core(sim, i) != NULL &&
+            (sim_core(sim, i)->n_keys != 1 || strcmp(sim_core(sim, i)->keys[0].id, "key-two") != 0))
+            return false;
+    return true;
+}
+
+static void test_members_rotate(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(4);
+    const struct cluster_key key = {"key-two", "secret-two"};
+    struct error error;
+    sim_crash(sim, 3, false);
+    run_ms(sim, 200);
+    assert_int_equal(cluster_core_rotate(sim_core(sim, 0), &key, &error), STATUS_OK);
+    assert_int_equal(cluster_core_rotate(sim_core(sim, 0), &key, &error), STATUS_INVALID);
+    run_ms(sim, 20000);
+    /* One is away: the old key still serves it, and the status says so. */
+    assert_int_equal(sim_core(sim, 1)->n_keys, 2);
+    assert_true(has_problem(sim, 1, "key", "n3"));
+    sim_start(sim, 3);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, one_key));
+    sim_crash(sim, 2, false); /* what was saved has the new key only */
+    sim_start(sim, 2);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 12000, sim_all_linked));
+    json_t *status = cluster_core_status(sim_core(sim, 0));
+    char *text = json_dumps(status, 0);
+    assert_null(strstr(text, "secret"));
+    free(text);
+    json_decref(status);
+    sim_close(sim);
+}
+
+/* ---- Desired state --------------------------------------------------------------------------- */
+
+static void test_state_converges(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(5);
+    sim_skew(sim, 0, 3600000);
+    put(sim, 0, "alias/a", 1);
+    run_ms(sim, 100);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(got(sim, i, "alias/a"), 1);
+    put(sim, 4, "alias/a", 2); /* later, though its clock is an hour behind */
+    run_ms(sim, 100);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(got(sim, i, "alias/a"), 2);
+    assert_true(sim_all_agree(sim));
+    run_ms(sim, 500);
+    assert_true(has_problem(sim, 1, "clock", "n0"));
+    sim_close(sim);
+}
+
+static void partition(struct sim *sim, unsigned first, bool blocked)
+{
+    for (unsigned a = 0; a < sim_n_nodes(sim); a++)
+        for (unsigned b = 0; b < sim_n_nodes(sim); b++)
+            if ((a < first) != (b < first))
+                sim_block(sim, a, b, blocked);
+}
+
+static void test_state_parts_come_together(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(4);
+    struct error error;
+    char key[32];
+    partition(sim, 2, true);
+    run_ms(sim, 4000);
+    for (int i = 0; i < 300; i++) {
+        snprintf(key, sizeof key, "alias/%d", i);
+        put(sim, (unsigned)i % 4, key, i);
+    }
+    put(sim, 0, "key/a", 1);
+    put(sim, 3, "key/a", 2);
+    run_ms(sim, 100);
+    assert_int_equal(cluster_core_put(sim_core(sim, 0), "key/a", NULL, &error), STATUS_OK);
+    run_ms(sim, 1000);
+    put(sim, 3, "key/a", 3); /* later than the revocation, on the other side */
+    assert_int_equal(cluster_core_put(sim_core(sim, 2), "alias/3", NULL, &error), STATUS_OK);
+    partition(sim, 2, false);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 12000, sim_all_linked));
+    run_ms(sim, 1000);
+    assert_true(sim_all_agree(sim));
+    for (unsigned i = 0; i < 4; i++) {
+        assert_true(cluster_core_key_revoked(sim_core(sim, i), "a"));
+        assert_int_equal(got(sim, i, "alias/299"), 299);
+        assert_int_equal(got(sim, i, "alias/3"), -1);
+    }
+    json_t *value = json_pack("{s:i}", "n", 4);
+    assert_int_equal(cluster_core_put(sim_core(sim, 1), "key/a", value, &error), STATUS_INVALID);
+    json_decref(value);
+    sim_close(sim);
+}
+
+static void test_state_limits(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct cluster_core *core = sim_core(sim, 0);
+    struct error error;
+    char key[32];
+    json_t *value = json_object(), *large = json_pack("{s:o}", "text", json_stringn("", 0));
+    for (int i = 0; i < CLUSTER_MAX_ENTRIES; i++) {
+        snprintf(key, sizeof key, "x/%d", i);
+        assert_int_equal(cluster_core_put(core, key, value, &error), STATUS_OK);
+    }
+    assert_int_equal(cluster_core_put(core, "x/more", value, &error), STATUS_LIMIT);
+    assert_int_equal(cluster_core_put(core, "x/1", value, &error), STATUS_OK);
+    assert_int_equal(cluster_core_put(core, "a b", value, &error), STATUS_INVALID);
+    assert_int_equal(cluster_core_put(core, "", value, &error), STATUS_INVALID);
+    char *text = calloc(1, CLUSTER_ENTRY_VALUE_BYTES + 1);
+    memset(text, 'x', CLUSTER_ENTRY_VALUE_BYTES);
+    json_object_set_new(large, "text", json_string(text));
+    assert_int_equal(cluster_core_put(core, "x/2", large, &error), STATUS_INVALID);
+    free(text);
+    json_decref(value);
+    json_decref(large);
+    run_ms(sim, 1000);
+    assert_true(sim_all_agree(sim));
+    sim_close(sim);
+}
+
+static void test_state_is_saved(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct error error;
+    put(sim, 0, "alias/a", 5);
+    cluster_core_put(sim_core(sim, 0), "key/b", NULL, &error);
+    put(sim, 0, "key/c", 1);
+    cluster_core_put(sim_core(sim, 0), "key/c", NULL, &error);
+    run_ms(sim, 200);
+    sim_crash(sim, 1, true);
+    sim_crash(sim, 0, true);
+    sim_start(sim, 0);
+    assert_int_equal(got(sim, 0, "alias/a"), 5);
+    assert_true(cluster_core_key_revoked(sim_core(sim, 0), "c"));
+    assert_false(cluster_core_key_known(sim_core(sim, 0), "b"));
+    sim_close(sim);
+}
+
+/* ---- Instances ------------------------------------------------------------------------------- */
+
+static void test_instance_loaded_once(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(3);
+    int requests[3];
+    for (unsigned i = 0; i < 3; i++)
+        requests[i] = sim_submit(sim, i, 0, 10);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(answered(sim, requests[i]));
+    assert_int_equal(sim_n_instances(sim, 0, false), 1);
+    assert_int_equal(sim_counts(sim)->opened, 1);
+    sim_close(sim);
+}
+
+static void test_instance_never_overfills(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(2);
+    options.n_models = 4;
+    options.models[2] = 140;
+    options.models[3] = 160;
+    struct sim *sim = begin_with(&options);
+    for (unsigned i = 0; i < 16; i++)
+        sim_submit(sim, i % 2, i / 2 % 4, 5); /* the simulation looks after the memory */
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 60000, sim_all_answered));
+    for (unsigned i = 0; i < sim_n_requests(sim); i++)
+        if (!answered(sim, (int)i))
+            assert_non_null(strstr(sim_request(sim, (int)i)->reason, "needs"));
+    sim_close(sim);
+}
+
+static void test_instance_too_large(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(2);
+    options.models[1] = 1000;
+    struct sim *sim = begin_with(&options);
+    int request = sim_submit(sim, 0, 1, 5);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
+    assert_int_equal(sim_request(sim, request)->answer, SIM_ERROR);
+    assert_string_equal(sim_request(sim, request)->reason,
+                        "model-1 needs 1000 bytes, at most 100 are free on a node");
+    assert_true(has_problem(sim, 1, "failed", "1000 bytes"));
+    sim_close(sim);
+}
+
+static void test_instance_makes_room(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    int first = sim_submit(sim, 0, 0, 5);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
+    run_ms(sim, 2000);
+    int second = sim_submit(sim, 1, 1, 5); /* needs both nodes */
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
+    assert_true(answered(sim, first));
+    assert_true(answered(sim, second));
+    assert_int_equal(sim_n_instances(sim, 0, false), 0);
+    sim_close(sim);
+}
+
+static void test_instance_kept(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(3);
+    options.idle_ms = 2000;
+    struct sim *sim = begin_with(&options);
+    struct error error;
+    assert_int_equal(cluster_core_load(sim_core(sim, 0), sim_model(sim, 0), NULL, &error),
+                     STATUS_OK);
+    run_ms(sim, 10000);
+    assert_int_equal(sim_n_instances(sim, 0, true), 1);
+    unsigned owner;
+    assert_non_null(running(sim, 0, &owner));
+    sim_crash(sim, owner, true); /* it is loaded again by another one */
+    run_ms(sim, 10000);
+    assert_int_equal(sim_n_instances(sim, 0, true), 1);
+    cluster_core_unload(sim_core(sim, (owner + 1) % 3), sim_model(sim, 0)->sha, false, &error);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 5000, sim_nothing_held));
+    sim_close(sim);
+}
+
+static void test_instance_unloaded_now(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct error error;
+    int request = sim_submit(sim, 0, 0, 10000);
+    run_ms(sim, 3000);
+    assert_int_equal(sim_n_instances(sim, 0, true), 1);
+    put(sim, 0, "alias/x", 1);
+    cluster_core_load(sim_core(sim, 1), sim_model(sim, 0), NULL, &error);
+    cluster_core_unload(sim_core(sim, 1), sim_model(sim, 0)->sha, true, &error);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 3000, sim_nothing_held));
+    assert_int_equal(sim_request(sim, request)->answer, SIM_ERROR);
+    assert_true(sim_request(sim, request)->n_tokens > 0);
+    sim_close(sim);
+}
+
+/* ---- Recovery -------------------------------------------------------------------------------- */
+
+/* A model over two of three nodes, and a request at the third or the owner. */
+static struct sim *begin_wide(unsigned *owner, unsigned *worker, unsigned *third)
+{
+    struct sim *sim = begin(3);
+    sim_submit(sim, 0, 1, 1);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
+    const struct instance *instance = running(sim, 1, owner);
+    assert_non_null(instance);
+    assert_int_equal(instance->plan.n_members, 2);
+    for (unsigned i = 0; i < 3; i++) {
+        bool member = false;
+        for (uint32_t k = 0; k < 2; k++)
+            member = member || cluster_id_equal(instance->plan.members[k].node, sim_id(sim, i));
+        if (!member)
+            *third = i;
+        else if (i != *owner)
+            *worker = i;
+    }
+    return sim;
+}
+
+static void test_recovery_worker(void **state)
+{
+    (void)state;
+    unsigned owner, worker, third;
+    struct sim *sim = begin_wide(&owner, &worker, &third);
+    int request = sim_submit(sim, third, 1, 200);
+    run_ms(sim, 1000);
+    uint32_t before = sim_request(sim, request)->n_tokens;
+    assert_true(before > 0);
+    sim_crash(sim, worker, false);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 30000, sim_all_answered));
+    assert_true(answered(sim, request));
+    assert_int_equal(running(sim, 1, &owner)->recoveries, 1);
+    assert_true(sim_counts(sim)->continued >= 1);
+    sim_close(sim);
+}
+
+static void test_recovery_owner(void **state)
+{
+    (void)state;
+    unsigned owner, worker, third;
+    struct sim *sim = begin_wide(&owner, &worker, &third);
+    int request = sim_submit(sim, third, 1, 200);
+    run_ms(sim, 1000);
+    assert_true(sim_request(sim, request)->n_tokens > 0);
+    sim_crash(sim, owner, true);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 30000, sim_all_answered));
+    assert_true(answered(sim, request));
+    sim_close(sim);
+}
+
+static void test_recovery_not_possible(void **state)
+{
+    (void)state;
+    unsigned owner, worker, third;
+    struct sim *sim = begin_wide(&owner, &worker, &third);
+    int request = sim_submit(sim, owner, 1, 500);
+    run_ms(sim, 1000);
+    sim_crash(sim, worker, false);
+    sim_crash(sim, third, false);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
+    assert_int_equal(sim_request(sim, request)->answer, SIM_ERROR);
+    assert_non_null(strstr(sim_request(sim, request)->reason, "needs 150 bytes"));
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 60000, sim_nothing_held));
+    sim_close(sim);
+}
+
+static void test_recovery_hung(void **state)
+{
+    (void)state;
+    unsigned owner, worker, third;
+    struct sim *sim = begin_wide(&owner, &worker, &third);
+    int request = sim_submit(sim, third, 1, 100);
+    run_ms(sim, 1000);
+    sim_hang(sim, worker, true); /* its links are as good as ever */
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 30000, sim_all_answered));
+    assert_true(answered(sim, request));
+    assert_true(is_up(sim, owner, worker));
+    const struct instance *instance = running(sim, 1, &owner);
+    assert_non_null(instance);
+    for (uint32_t i = 0; i < instance->plan.n_members; i++)
+        assert_false(cluster_id_equal(instance->plan.members[i].node, sim_id(sim, worker)));
+    sim_close(sim);
+}
+
+static void test_recovery_partition(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(4);
+    int requests[4];
+    sim_submit(sim, 0, 0, 1);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
+    partition(sim, 2, true);
+    run_ms(sim, 5000);
+    for (unsigned i = 0; i < 4; i++)
+        requests[i] = sim_submit(sim, i, 0, 20);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(answered(sim, requests[i])); /* each side goes on */
+    assert_int_equal(sim_n_instances(sim, 0, true), 2);
+    partition(sim, 2, false);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_settled));
+    assert_int_equal(sim_n_instances(sim, 0, true), 1);
+    sim_close(sim);
+}
+
+static void test_recovery_cancel(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(3);
+    options.idle_ms = 1000;
+    struct sim *sim = begin_with(&options);
+    int request = sim_submit(sim, 0, 0, 100000);
+    run_ms(sim, 3000);
+    assert_true(sim_request(sim, request)->n_tokens > 0);
+    sim_cancel(sim, request);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 5000, sim_nothing_held));
+    /* A gateway that goes takes its requests along. */
+    request = sim_submit(sim, 1, 0, 100000);
+    run_ms(sim, 3000);
+    sim_crash(sim, 1, true);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 15000, sim_nothing_held));
+    sim_close(sim);
+}
+
+/* ---- Fetching -------------------------------------------------------------------------------- */
+
+static bool two_copies(struct sim *sim)
+{
+    for (unsigned i = 0; i < sim_n_nodes(sim); i++) {
+        const struct cluster_core *core = sim_core(sim, i);
+        for (uint32_t k = 0; k < core->nodes[0].facts.n_objects; k++)
+            if (fetch_copies(core, core->nodes[0].facts.objects[k].id) < 2)
+                return false;
+    }
+    return true;
+}
+
+static void test_fetch_and_copy(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(3);
+    options.memory[0] = 10; /* it has the model, and no room */
+    struct sim *sim = sim_open(&options);
+    sim_give_model(sim, 0, 1);
+    for (unsigned i = 0; i < 3; i++)
+        sim_start(sim, i);
+    assert_sim(sim, sim_wait(sim, 4000, sim_all_linked));
+    int request = sim_submit(sim, 0, 1, 10);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
+    assert_true(answered(sim, request));
+    assert_int_equal(sim_n_objects(sim, 1), 1); /* a slice each, and no more */
+    assert_int_equal(sim_n_objects(sim, 2), 1);
+    assert_int_equal(sim_counts(sim)->chunks_again, 0);
+    run_ms(sim, 5000);
+    assert_int_equal(sim_n_objects(sim, 1), 1); /* node 0 can make both */
+    sim_crash(sim, 0, true);
+    run_ms(sim, 4000);
+    assert_true(has_problem(sim, 1, "single", "slice") || two_copies(sim));
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 500, sim_all_answered));
+    sim_close(sim);
+}
+
+static void test_fetch_second_copy(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(4);
+    options.memory[0] = 10;
+    struct sim *sim = sim_open(&options);
+    sim_give_model(sim, 0, 1);
+    for (unsigned i = 0; i < 4; i++)
+        sim_start(sim, i);
+    assert_sim(sim, sim_wait(sim, 4000, sim_all_linked));
+    sim_submit(sim, 0, 1, 10);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
+    sim_crash(sim, 0, true); /* who could make them is gone: others copy the slices */
+    run_ms(sim, 20000);
+    unsigned n = 0;
+    for (unsigned i = 1; i < 4; i++)
+        n += sim_n_objects(sim, i);
+    assert_int_equal(n, 4);
+    for (unsigned i = 1; i < 4; i++)
+        assert_false(has_problem(sim, i, "single", ""));
+    sim_close(sim);
+}
+
+/* ---- Messages -------------------------------------------------------------------------------- */
+
+static void test_message_fields(void **state)
+{
+    (void)state;
+    json_t *json = json_pack("{s:i, s:i, s:s, s:s, s:f, s:[[s, i]]}", "n", 7, "minus", -1, "text",
+                             "abc", "bad", "a\nb", "real", 1.5, "list", "x", 3);
+    char text[4];
+    size_t n;
+    struct message message = message_over(json);
+    assert_int_equal(message_u64(&message, "n", 7), 7);
+    message_text(&message, "text", text, sizeof text);
+    assert_string_equal(text, "abc");
+    assert_true(message_real(&message, "real") == 1.5);
+    const json_t *list = message_list(&message, "list", 1, &n);
+    struct message item = message_item(list, 0);
+    item_text(&item, 0, text, sizeof text);
+    assert_int_equal(item_u64(&item, 1, 9), 3);
+    message_take(&message, &item);
+    assert_false(message.failed);
+    static const char *const wrong[] = {"minus", "none", "text"};
+    for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
+        message = message_over(json);
+        assert_int_equal(message_u64(&message, wrong[i], UINT64_MAX), 0);
+        assert_true(message.failed);
+        assert_non_null(strstr(message.fault, wrong[i]));
+    }
+    message = message_over(json);
+    message_u64(&message, "n", 6);
+    assert_true(message.failed);
+    message = message_over(json);
+    message_text(&message, "bad", text, sizeof text);
+    assert_true(message.failed);
+    message = message_over(json);
+    message_text(&message, "text", text, 3);
+    assert_true(message.failed);
+    json_decref(json);
+}
+
+static void test_message_ids(void **state)
+{
+    (void)state;
+    struct cluster_id id = {0x0123456789abcdef, 0xfedcba9876543210}, back;
+    char text[CLUSTER_ID_TEXT];
+    assert_string_equal(cluster_id_text(text, id), "0123456789abcdeffedcba9876543210");
+    assert_true(cluster_id_parse(&back, text));
+    assert_true(cluster_id_equal(id, back));
+    assert_false(cluster_id_parse(&back, "0123456789abcdeffedcba987654321"));
+    assert_false(cluster_id_parse(&back, "0123456789abcdeffedcba98765432100"));
+    assert_false(cluster_id_parse(&back, "0123456789ABCDEFfedcba9876543210"));
+    assert_false(cluster_id_parse(&back, "00000000000000000000000000000000"));
+}
+
+/* A bad message ends the link, and says why; an unknown one does not. */
+static void test_message_bad(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct cluster_core *core = sim_core(sim, 0);
+    json_t *unknown = json_pack("{s:s, s:i}", "type", "tomorrow", "x", 1);
+    cluster_core_message(core, seen(sim, 0, 1)->link, unknown);
+    assert_true(is_up(sim, 0, 1));
+    json_t *bad = json_pack("{s:s, s:i}", "type", "reserve", "instance", -5);
+    cluster_core_message(core, seen(sim, 0, 1)->link, bad);
+    assert_false(is_up(sim, 0, 1));
+    assert_non_null(strstr(seen(sim, 0, 1)->reason, "\"reserve\""));
+    json_decref(unknown);
+    json_decref(bad);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 5000, sim_all_linked));
+    sim_close(sim);
+}
+
+static void test_open_refuses(void **state)
+{
+    (void)state;
+    struct cluster_env env = {.context = NULL};
+    struct cluster_core *core;
+    struct error error;
+    struct cluster_options options = {.id = {1, 2}, .name = "a", .address = "b"};
+    assert_int_equal(cluster_core_open(&core, &env, &options, &error), STATUS_INVALID);
+    options.key = (struct cluster_key){"k", "s"};
+    options.id = (struct cluster_id){0, 0};
+    assert_int_equal(cluster_core_open(&core, &env, &options, &error), STATUS_INVALID);
+    cluster_core_close(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_transfer_sizes),
+        cmocka_unit_test(test_transfer_goes_on),
+        cmocka_unit_test(test_transfer_in_flight),
+        cmocka_unit_test(test_transfer_rarest),
+        cmocka_unit_test(test_transfer_wrong_bytes),
+        cmocka_unit_test(test_transfer_relays),
+        cmocka_unit_test(test_members_mesh),
+        cmocka_unit_test(test_members_killed_and_silent),
+        cmocka_unit_test(test_members_one_way_silence),
+        cmocka_unit_test(test_members_copied_identity),
+        cmocka_unit_test(test_members_versions),
+        cmocka_unit_test(test_members_removed),
+        cmocka_unit_test(test_members_leave),
+        cmocka_unit_test(test_members_rotate),
+        cmocka_unit_test(test_state_converges),
+        cmocka_unit_test(test_state_parts_come_together),
+        cmocka_unit_test(test_state_limits),
+        cmocka_unit_test(test_state_is_saved),
+        cmocka_unit_test(test_instance_loaded_once),
+        cmocka_unit_test(test_instance_never_overfills),
+        cmocka_unit_test(test_instance_too_large),
+        cmocka_unit_test(test_instance_makes_room),
+        cmocka_unit_test(test_instance_kept),
+        cmocka_unit_test(test_instance_unloaded_now),
+        cmocka_unit_test(test_recovery_worker),
+        cmocka_unit_test(test_recovery_owner),
+        cmocka_unit_test(test_recovery_not_possible),
+        cmocka_unit_test(test_recovery_hung),
+        cmocka_unit_test(test_recovery_partition),
+        cmocka_unit_test(test_recovery_cancel),
+        cmocka_unit_test(test_fetch_and_copy),
+        cmocka_unit_test(test_fetch_second_copy),
+        cmocka_unit_test(test_message_fields),
+        cmocka_unit_test(test_message_ids),
+        cmocka_unit_test(test_message_bad),
+        cmocka_unit_test(test_open_refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
