@@ -1,399 +1,100 @@
-/* cluster: the control plane of several machines that are one server.
+/* node: this machine as a member of its cluster.
  *
- * A struct cluster_core is one node's share of it: who is there (membership), what all nodes agree
- * on (the desired state), which models run where (instances, reservations, recovery), how slices
- * come to the nodes that need them (transfers), and how requests reach the owner of an instance and
- * events come back. It is a state machine without sockets, files, threads or clocks: it is fed by
- * the calls below and acts through struct cluster_env. The same calls with the same times and the
- * same random numbers do the same; tests/sim runs whole clusters in one process from a seed.
+ * A struct cluster_node gives the control plane (core.h) what it acts with: links to the other
+ * nodes, beacons by which they find each other, files that outlive the process, ranks of instances
+ * on threads of their own, and wires over which slices come. It is opened on the loop of a server
+ * and belongs to the loop's thread, as do all callbacks; ranks and transfers have threads of their
+ * own, which post what happens to the loop.
  *
- * Life: cluster_core_open, cluster_core_set_facts, then any of the calls; cluster_core_tick at
- * least every CLUSTER_TICK_MS. All calls belong to one thread (the loop). Functions of the
- * environment are called from within; they must not call the core, but give results later by the
- * calls below.
- *
- * Words: a node is one machine. A link is one authenticated, ordered connection between two nodes;
- * its end is the loss of the peer for all that was going on with it. An instance is one running
- * placement of a model; its owner schedules and samples. An epoch is one attempt to run an
- * instance: each recovery begins a new one, and what belongs to an older one is refused. A gateway
- * node is one that a client of the API is connected to. An object is a file that nodes get from
- * each other in chunks: a model ("SHA") or a slice of one ("SHA/SLICE").
- *
- * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
- * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
- * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have).
+ * Life cycle: cluster_node_open (STATUS_NOT_FOUND: this machine is in no cluster), then any of the
+ * calls, cluster_node_close before the loop is closed.
  */
 #ifndef CONSORT_CLUSTER_H
 #define CONSORT_CLUSTER_H
 
-#include <jansson.h>
+#include "cluster/core.h"
+#include "cluster/key.h"
+#include "engine/engine.h"
+#include "net/net.h"
 
-#include "base/base.h"
+#define CLUSTER_DEFAULT_LISTEN ":4001"
+#define CLUSTER_MAX_PEER_OPTIONS 16
 
-/* ---- Limits and times ------------------------------------------------------------------------ */
+struct cluster_node;
 
-#define CLUSTER_PROTOCOL 1
+/* This machine's identity, made where there is none: HOME/cluster/node.json. */
+enum status cluster_node_id(uint8_t id[NET_NODE_BYTES], struct error *error);
 
-#define CLUSTER_MAX_NODES 16    /* with this one; the links are a full mesh */
-#define CLUSTER_MAX_ADDRESSES 4 /* of a node */
-#define CLUSTER_MAX_PEERS 32    /* addresses to try whose node is not known yet */
-#define CLUSTER_MAX_REFUSED 32  /* nodes that cannot take part, with the reason */
-#define CLUSTER_MAX_KEYS 4      /* cluster keys at a time, while they change */
-#define CLUSTER_MAX_MODELS 64   /* models that one node tells of */
-#define CLUSTER_MAX_OBJECTS 64  /* slices that one node tells of */
-#define CLUSTER_MAX_INSTANCES 16
-#define CLUSTER_MAX_RESERVATIONS 64  /* on one node */
-#define CLUSTER_MAX_REQUESTS 512     /* of the clients of one node, and at one owner */
-#define CLUSTER_MAX_TRANSFERS 16     /* objects that one node fetches at a time */
-#define CLUSTER_MAX_CHUNKS 131072    /* of an object: 1 TiB */
-#define CLUSTER_MAX_TOKENS (1 << 19) /* of one answer */
-#define CLUSTER_MAX_ENTRIES 1024     /* of the desired state, as commands fill it */
-#define CLUSTER_MAX_MERGED 4096      /* ... and as parts that were apart come together */
+/* Removes what this machine knows of its cluster: key, identity, what was agreed on. */
+enum status cluster_node_forget(struct error *error);
 
-#define CLUSTER_ID_TEXT 33 /* 32 hexadecimal digits and the end */
-#define CLUSTER_SHA_TEXT 65
-#define CLUSTER_NAME_BYTES 64
-#define CLUSTER_ADDRESS_BYTES 128
-#define CLUSTER_REASON_BYTES 256
-#define CLUSTER_OBJECT_BYTES 192
-#define CLUSTER_KEY_ID_BYTES 33
-#define CLUSTER_KEY_SECRET_BYTES 129
-#define CLUSTER_ENTRY_KEY_BYTES 128
-#define CLUSTER_ENTRY_VALUE_BYTES 2048    /* as JSON text */
-#define CLUSTER_MESSAGE_BYTES (8 << 20)   /* no message is longer as JSON text */
-#define CLUSTER_MESSAGE_DEPTH 16          /* ... or nested deeper; the glue refuses both */
-#define CLUSTER_CHUNK_BYTES (8 << 20)     /* the last of an object may be shorter */
-#define CLUSTER_CHUNK_MANIFEST UINT32_MAX /* in place of a chunk: its size and hashes */
-#define CLUSTER_CHUNKS_IN_FLIGHT 4        /* of one object from one source */
-
-#define CLUSTER_TICK_MS 50
-#define CLUSTER_BEAT_MS 250
-#define CLUSTER_SILENCE_MS 3000 /* a node not heard for so long is lost */
-
-/* Defaults of struct cluster_options. */
-#define CLUSTER_GRANT_MS 10000   /* a granted reservation that is not committed ends */
-#define CLUSTER_PREPARE_MS 60000 /* without a byte of a slice */
-#define CLUSTER_OPEN_MS 120000
-#define CLUSTER_HUNG_MS 10000 /* work waits and no step is made */
-
-/* ---- Plain data ------------------------------------------------------------------------------ */
-
-struct cluster_id {
-    uint64_t high, low; /* both 0: none */
+/* A model that lies here whole. */
+struct cluster_local_model {
+    struct cluster_model model;
+    const char *path; /* of the file to open; borrowed */
 };
 
-bool cluster_id_equal(struct cluster_id a, struct cluster_id b);
-bool cluster_id_none(struct cluster_id id);
-int cluster_id_compare(struct cluster_id a, struct cluster_id b);
-const char *cluster_id_text(char text[CLUSTER_ID_TEXT], struct cluster_id id);
-bool cluster_id_parse(struct cluster_id *out, const char *text); /* 32 lower-case digits */
-
-/* The weight of a node for a name (rendezvous hashing): who has the highest is responsible. The
- * same on all machines. */
-uint64_t cluster_weight(const char *name, struct cluster_id node);
-
-struct cluster_model {
-    char sha[CLUSTER_SHA_TEXT]; /* 64 lower-case digits */
-    char name[CLUSTER_NAME_BYTES];
-    uint64_t size_bytes;
-};
-
-struct cluster_object {
-    char id[CLUSTER_OBJECT_BYTES];
-    uint64_t size_bytes;
-};
-
-/* What a node tells of itself. The core adds reservations, instances and transfers. */
-struct cluster_facts {
-    uint64_t memory_limit_bytes; /* for models */
-    uint64_t memory_other_bytes; /* ... of it, taken by what no reservation covers */
-    uint64_t disk_free_bytes;    /* that slices may take */
-    double read_bandwidth;       /* bytes of weights a second */
-    double flops;
-    uint32_t n_threads;
-    double load;  /* 0 to 1 */
-    bool can_own; /* may own instances */
-    uint32_t n_models;
-    struct cluster_model models[CLUSTER_MAX_MODELS]; /* held whole */
-    uint32_t n_objects;
-    struct cluster_object objects[CLUSTER_MAX_OBJECTS]; /* slices held whole */
-};
-
-/* A cluster key. The glue makes TLS keys of the secret and announces the id. */
-struct cluster_key {
-    char id[CLUSTER_KEY_ID_BYTES];
-    char secret[CLUSTER_KEY_SECRET_BYTES];
-};
-
-/* ---- Plans ----------------------------------------------------------------------------------- */
-
-/* A node that a plan may use. */
-struct cluster_candidate {
-    struct cluster_id id;
-    const char *name;
-    uint64_t free_bytes;               /* that this instance may reserve there; may be 0 */
-    const struct cluster_facts *facts; /* borrowed for the call */
-    bool holds_model;                  /* whole */
-    uint32_t n_objects;                /* slices of this model that lie there */
-    const char *objects[CLUSTER_MAX_OBJECTS];
-};
-
-struct cluster_link_measured {
-    bool known;
-    double latency_us, bandwidth; /* one way; bytes a second */
-};
-
-struct cluster_plan_input {
-    const struct cluster_model *model;
-    const json_t *options; /* what the load asked for (context, placement, ...); may be NULL */
-    struct cluster_id owner;
-    bool owner_fixed; /* false: the plan may name another owner */
-    uint32_t n_nodes; /* nodes[0] is this node */
-    struct cluster_candidate nodes[CLUSTER_MAX_NODES];
-    struct cluster_link_measured links[CLUSTER_MAX_NODES][CLUSTER_MAX_NODES]; /* by candidates */
-};
-
-struct cluster_member {
-    struct cluster_id node;
-    uint64_t bytes;                    /* of memory, all that the rank will take */
-    char object[CLUSTER_OBJECT_BYTES]; /* that it computes with; "SHA" where it needs the model */
-};
-
-/* members[rank]; one rank a node. */
-struct cluster_plan {
-    uint32_t n_members, owner; /* owner: a rank */
-    struct cluster_member members[CLUSTER_MAX_NODES];
-    json_t *spec;     /* opaque to the core, told to all members; a reference that the core takes */
-    double predicted; /* tokens a second, shown in the status; 0: not known */
-};
-
-/* ---- Local work ------------------------------------------------------------------------------ */
-
-/* Opens this node's rank of an instance. Addresses are those of the control links. */
-struct cluster_open {
-    uint64_t instance;
-    uint32_t epoch;
-    const struct cluster_model *model;
-    uint32_t rank, owner, n_members;
-    struct cluster_id nodes[CLUSTER_MAX_NODES];
-    const char *addresses[CLUSTER_MAX_NODES]; /* NULL: this node, or not known */
-    const char *object;
-    uint64_t bytes;
-    const json_t *spec;
-};
-
-/* An owner computes a request. A request that goes on after a loss has tokens already: events begin
- * at index n_tokens. */
-struct cluster_work {
-    uint64_t instance;
-    uint32_t epoch;
-    uint64_t work; /* names it in events; never used again */
-    const json_t *payload;
-    const int32_t *tokens;
-    size_t n_tokens;
-};
-
-enum cluster_fetch_result {
-    CLUSTER_FETCHED,
-    CLUSTER_FETCH_FAILED, /* no bytes came */
-    CLUSTER_FETCH_WRONG,  /* the hash is another */
-};
-
-/* All strings and JSON are borrowed for the call (json_incref to keep). No function may call the
- * core. Those marked (optional) may be NULL. */
-struct cluster_env {
+/* What the server around a node does for it. */
+struct cluster_host {
     void *context;
-    uint64_t (*now_ms)(void *context);  /* monotonic */
-    uint64_t (*wall_ms)(void *context); /* since 1970 */
-    uint64_t (*random)(void *context);
-
-    /* Dials; ends in cluster_core_link_up (outgoing) or cluster_core_connect_failed. */
-    void (*connect)(void *context, const char *address, const char *key_id);
-    /* Ordered, never blocks. A link that takes no more is dropped by the glue (link_down). */
-    void (*send)(void *context, uint32_t link, json_t *message);
-    /* Sends what was given, then closes. No link_down follows. */
-    void (*drop)(void *context, uint32_t link, const char *reason);
-    /* Keeps the saved state for the next start; holds secrets. Called only when it changed. */
-    void (*save)(void *context, json_t *saved);
-    /* The keys that links may use, keys[0] the one wanted. */
-    void (*keys)(void *context, const struct cluster_key *keys, size_t n_keys);
-    /* An entry of the desired state changed; NULL: it is gone. (optional) */
+    /* Fills up to max models; returns how many there are. */
+    size_t (*models)(void *context, struct cluster_local_model *out, size_t max);
+    uint64_t (*memory_used)(void *context); /* by models that the server itself has open */
+    void (*log)(void *context, const char *line);
+    /* A key of the API was revoked or changed anywhere. (optional) */
     void (*changed)(void *context, const char *key, const json_t *value);
-
-    /* Measures the path to a node; ends in cluster_core_measured. (optional) */
-    void (*measure)(void *context, struct cluster_id node, const char *address);
-
-    /* Plans one instance; fills *out or says why not, with the numbers; then *out does not count.
-     * STATUS_MEMORY: it does not fit now. STATUS_INVALID, STATUS_UNSUPPORTED: it never will; others
-     * are tried again a few times. Takes milliseconds. */
-    enum status (*plan)(void *context, const struct cluster_plan_input *input,
-                        struct cluster_plan *out, struct error *error);
-    /* Sets memory aside for a rank, beyond what the core counts; false refuses. (optional) */
-    bool (*reserve)(void *context, uint64_t instance, uint32_t epoch, uint64_t bytes);
-    void (*release)(void *context, uint64_t instance, uint32_t epoch); /* (optional) */
-    /* Whether an object is here, whole, or can be made from what is here. */
-    bool (*has)(void *context, const char *object);
-    /* Fetches a chunk; ends in cluster_core_fetched. CLUSTER_CHUNK_MANIFEST: size and hashes, with
-     * which the glue finds what it has of the object already; ends in cluster_core_manifest, or in
-     * cluster_core_fetched where it failed. */
-    void (*fetch)(void *context, const char *object, uint32_t chunk, struct cluster_id source);
-    /* All chunks are there: the object is whole. */
-    void (*fetched)(void *context, const char *object);
-    /* Opens a rank; ends in cluster_core_opened. */
-    void (*open)(void *context, const struct cluster_open *open);
-    /* Closes it, also while it opens; ends in cluster_core_closed when its memory is free. */
-    void (*close)(void *context, uint64_t instance, uint32_t epoch);
-
-    /* At the owner: computes, and stops computing. After cancel, or close of the instance, events
-     * of the work are ignored. */
-    void (*start)(void *context, const struct cluster_work *work);
-    void (*cancel)(void *context, uint64_t work);
-
-    /* At the gateway node: the next token of a request, indexes from 0 without a gap; and its end,
-     * once. status OK: data is what the owner gave; else reason says why in one sentence. */
-    void (*token)(void *context, uint64_t request, uint32_t index, int32_t token,
-                  const json_t *data);
-    void (*end)(void *context, uint64_t request, enum status status, const char *reason,
-                const json_t *data);
-
-    void (*log)(void *context,
-                const char *line); /* no prompts, no answers, no secrets (optional) */
 };
 
-/* ---- The core -------------------------------------------------------------------------------- */
-
-struct cluster_core;
-
-struct cluster_options {
-    struct cluster_id id;
-    uint64_t incarnation; /* random, below 2^63 */
-    const char *name;
-    const char *address;    /* that others reach this node's links at, as far as it knows */
-    struct cluster_key key; /* where none is saved */
-    const json_t *saved;    /* what env->save got last; NULL: nothing */
-    uint32_t grant_ms, prepare_ms, open_ms, hung_ms; /* 0: the defaults */
-    uint32_t idle_ms; /* instances that nobody asked to keep are closed after; 0: never */
+struct cluster_node_options {
+    struct net_loop *loop;
+    const char *listen;                          /* for other nodes; NULL: CLUSTER_DEFAULT_LISTEN */
+    const char *peers[CLUSTER_MAX_PEER_OPTIONS]; /* HOST:PORT of nodes, beside those that beacons
+                                                    find */
+    size_t n_peers;
+    const char *name; /* NULL: the machine's */
+    bool quiet;       /* no beacons */
+    uint64_t memory_limit_bytes;
+    struct model_options model; /* of ranks: n_threads, kv_format, n_cache */
+    struct scheduler_options scheduler;
+    struct cluster_host host;
 };
 
-/* Copies env and options. A saved state that cannot be read is an error. */
-enum status cluster_core_open(struct cluster_core **out, const struct cluster_env *env,
-                              const struct cluster_options *options, struct error *error);
-void cluster_core_close(struct cluster_core *core); /* calls no function of env; NULL allowed */
+/* Texts of options are borrowed until the node is closed. */
+enum status cluster_node_open(struct cluster_node **out, const struct cluster_node_options *options,
+                              struct error *error);
+/* Leaves no thread behind. Accepts NULL. */
+void cluster_node_close(struct cluster_node *node);
+unsigned cluster_node_port(const struct cluster_node *node);
 
-void cluster_core_tick(struct cluster_core *core);
+/* What the host has changed: the others learn of it at once. */
+void cluster_node_refresh(struct cluster_node *node);
+/* What `consort status` shows; a new reference. */
+json_t *cluster_node_status(const struct cluster_node *node);
+/* Begins to change the cluster's key. */
+enum status cluster_node_rotate(struct cluster_node *node, struct error *error);
+/* The control plane, for its commands: load, unload, remove, put. */
+struct cluster_core *cluster_node_core(struct cluster_node *node);
 
-/* Replaces the facts. Slices whose transfer ended here are added by the core until then. */
-void cluster_core_set_facts(struct cluster_core *core, const struct cluster_facts *facts);
+/* A model of the cluster by its name: one that runs, is to stay loaded, or lies on any node.
+ * runs: whether there is an instance of it, or it is to have one. False: no node has it. */
+bool cluster_node_find(struct cluster_node *node, const char *name, struct cluster_model *out,
+                       bool *runs);
+typedef void cluster_node_model(void *context, const struct cluster_model *model, bool runs);
+void cluster_node_models(struct cluster_node *node, cluster_node_model *each, void *context);
 
-/* ---- Links ----------------------------------------------------------------------------------- */
+/* A file that holds the model's metadata, and perhaps no weights: fetched where it is not here.
+ * ready is called once on the loop, never from within; path is borrowed for the call, NULL with the
+ * reason where there is none. */
+typedef void cluster_node_ready(void *context, const char *path, const char *reason);
+void cluster_node_metadata(struct cluster_node *node, const struct cluster_model *model,
+                           cluster_node_ready *ready, void *context);
 
-/* What this node says first on each link: a new reference. */
-json_t *cluster_core_hello(const struct cluster_core *core, const char *key_id);
-
-/* An address from the configuration or a join token. */
-void cluster_core_add_peer(struct cluster_core *core, const char *address);
-
-/* A signed announcement that carries this cluster's key. */
-void cluster_core_beacon(struct cluster_core *core, struct cluster_id id, uint64_t incarnation,
-                         const char *name, const char *address);
-/* A node that cannot take part: another key, another version. */
-void cluster_core_refused(struct cluster_core *core, const char *address, const char *name,
-                          const char *reason);
-
-/* A link with its peer's hello. link is not 0 and names no other link ever. address: where the peer
- * can be dialled. The core drops it where the peer may not take part. */
-void cluster_core_link_up(struct cluster_core *core, uint32_t link, bool outgoing,
-                          const char *address, const char *key_id, const json_t *hello);
-void cluster_core_link_down(struct cluster_core *core, uint32_t link, const char *reason);
-void cluster_core_connect_failed(struct cluster_core *core, const char *address,
-                                 const char *reason);
-/* Bad ones end the link. */
-void cluster_core_message(struct cluster_core *core, uint32_t link, const json_t *message);
-
-void cluster_core_measured(struct cluster_core *core, struct cluster_id node, double latency_us,
-                           double bandwidth, const char *interface);
-
-/* ---- Results of local work ------------------------------------------------------------------- */
-
-void cluster_core_fetched(struct cluster_core *core, const char *object, uint32_t chunk,
-                          struct cluster_id source, enum cluster_fetch_result result);
-/* have[(n_chunks + 7) / 8]: a bit, lowest first, for each chunk that is here; NULL: none. */
-void cluster_core_manifest(struct cluster_core *core, const char *object, struct cluster_id source,
-                           uint64_t size_bytes, const uint8_t *have);
-/* status OK, or why not. */
-void cluster_core_opened(struct cluster_core *core, uint64_t instance, uint32_t epoch,
-                         enum status status, const char *reason);
-void cluster_core_closed(struct cluster_core *core, uint64_t instance, uint32_t epoch);
-/* A rank that ran can do so no more: its mesh broke (peer: to whom, or none), memory is out. */
-void cluster_core_broken(struct cluster_core *core, uint64_t instance, uint32_t epoch,
-                         struct cluster_id peer, const char *reason);
-/* The step counter of a rank; it counts parts of long steps too. waiting: at the owner, requests
- * are under way; at a worker, a step is in its hands and not with another rank. A counter that does
- * not move while it is so is that of a hung rank. Called when one of them changed, at most every
- * CLUSTER_BEAT_MS. */
-void cluster_core_steps(struct cluster_core *core, uint64_t instance, uint32_t epoch,
-                        uint64_t steps, bool waiting);
-
-/* Of work that was started: token number index of the answer, and its end. They leave at
- * cluster_core_flush, which the glue calls after each step, or at the next tick. data may be NULL.
- */
-void cluster_core_token(struct cluster_core *core, uint64_t work, uint32_t index, int32_t token,
-                        const json_t *data);
-void cluster_core_end(struct cluster_core *core, uint64_t work, enum status status,
-                      const char *reason, const json_t *data);
-void cluster_core_flush(struct cluster_core *core);
-
-/* ---- Requests of this node's clients --------------------------------------------------------- */
-
-/* Has a request answered by whoever owns an instance of the model, which is loaded where it is not.
- * The answer comes by env->token and env->end, never from within this call. payload is opaque; it
- * fixes the seed, so that another owner continues the same text. STATUS_BUSY: too many. */
-enum status cluster_core_submit(struct cluster_core *core, const struct cluster_model *model,
-                                const json_t *payload, uint64_t *request, struct error *error);
-/* No token and no end come after this. */
-void cluster_core_cancel(struct cluster_core *core, uint64_t request);
-
-/* ---- Commands -------------------------------------------------------------------------------- */
-
-/* Sets an entry of the desired state; value NULL: removes it. Keys:
- *   "key/HASH"      {..., "revoked": true}  an API key; what is revoked stays so
- *   "alias/NAME"    {"model": SHA}
- *   "model/SHA"     {"name", "size", "options"}  stays loaded
- *   "removed/ID"    {"name"}  a node that may not come back
- *   "cluster/key"   {"id", "secret"}  the cluster's key
- * Entries of other kinds are kept and passed on. */
-enum status cluster_core_put(struct cluster_core *core, const char *key, const json_t *value,
-                             struct error *error);
-/* Borrowed until the next call; NULL: there is none. */
-const json_t *cluster_core_get(const struct cluster_core *core, const char *key);
-/* Each entry that there is; false ends it. */
-typedef bool cluster_entry(void *context, const char *key, const json_t *value);
-void cluster_core_each(const struct cluster_core *core, cluster_entry *each, void *context);
-/* Of an API key, by its hash as in "key/HASH". */
-bool cluster_core_key_known(const struct cluster_core *core, const char *hash);
-bool cluster_core_key_revoked(const struct cluster_core *core, const char *hash);
-
-/* Keeps a model loaded; it need not fit at once. options: as the plan gets them; may be NULL. */
-enum status cluster_core_load(struct cluster_core *core, const struct cluster_model *model,
-                              const json_t *options, struct error *error);
-/* No longer keeps it; its instance is closed when its requests have ended, or now. */
-enum status cluster_core_unload(struct cluster_core *core, const char *sha, bool now,
-                                struct error *error);
-
-/* Tells the others and drops all links; nothing is done after this but cluster_core_close. */
-void cluster_core_leave(struct cluster_core *core);
-/* By its id or, where only one has it, its name. */
-enum status cluster_core_remove(struct cluster_core *core, const char *node, struct error *error);
-/* Begins to change the cluster's key. The old one is accepted, from known nodes, until all known
- * nodes have the new one. */
-enum status cluster_core_rotate(struct cluster_core *core, const struct cluster_key *key,
-                                struct error *error);
-
-/* ---- Status ---------------------------------------------------------------------------------- */
-
-/* {"self", "nodes", "links", "instances", "objects", "transfers", "requests", "problems", ...}: a
- * new reference, NULL where memory is out. No secrets, no payloads. */
-json_t *cluster_core_status(const struct cluster_core *core);
+/* Has a request answered by the cluster. Takes the request over, also when it fails. Events come
+ * on the loop, as a scheduler gives them, until FINISHED or FAILED. *id names it for cancel, after
+ * which no event comes but FINISHED with FINISH_CANCELLED, from within the call. */
+enum status cluster_node_submit(struct cluster_node *node, const struct cluster_model *model,
+                                struct generation_request *request, generation_callback *callback,
+                                void *context, uint64_t *id, struct error *error);
+void cluster_node_cancel(struct cluster_node *node, uint64_t id);
 
 #endif

@@ -1,0 +1,95 @@
+/* Requests of this node's clients that the cluster answers: what the control plane tells of them
+ * becomes the events that a scheduler gives. */
+#include "cluster/node_internal.h"
+
+#include <stdlib.h>
+
+struct node_request {
+    struct node_request *next;
+    struct generation_feed feed;
+};
+
+static struct node_request **find(struct cluster_node *node, uint64_t id)
+{
+    struct node_request **link = &node->requests;
+    while (*link != NULL && (*link)->feed.id != id)
+        link = &(*link)->next;
+    return link;
+}
+
+/* Out of the list before its last event is given: who gets that may ask again. */
+static struct node_request *take(struct node_request **link)
+{
+    struct node_request *request = *link;
+    *link = request->next;
+    return request;
+}
+
+static void free_request(struct node_request *request)
+{
+    generation_feed_free(&request->feed);
+    free(request);
+}
+
+void node_request_token(void *context, uint64_t id, uint32_t index, int32_t token,
+                        const json_t *data)
+{
+    struct node_request **link = find(context, id);
+    if (*link != NULL && !generation_feed_token(&(*link)->feed, index, token, data))
+        free_request(take(find(context, id))); /* what its owner goes on to tell is let go */
+}
+
+void node_request_end(void *context, uint64_t id, enum status status, const char *reason,
+                      const json_t *data)
+{
+    struct node_request **link = find(context, id);
+    if (*link == NULL)
+        return;
+    struct node_request *request = take(link);
+    generation_feed_end(&request->feed, status, reason, data);
+    free_request(request);
+}
+
+enum status cluster_node_submit(struct cluster_node *node, const struct cluster_model *model,
+                                struct generation_request *request, generation_callback *callback,
+                                void *context, uint64_t *id, struct error *error)
+{
+    struct node_request *entry = calloc(1, sizeof *entry);
+    json_t *payload = generation_request_write(request);
+    enum status status =
+        entry != NULL && payload != NULL ? STATUS_OK : error_memory(error, sizeof *entry);
+    generation_request_close(request);
+    if (status == STATUS_OK) {
+        entry->feed = (struct generation_feed){.callback = callback, .context = context};
+        status = cluster_core_submit(node->core, model, payload, &entry->feed.id, error);
+    }
+    json_decref(payload);
+    if (status != STATUS_OK) {
+        free(entry);
+        return status;
+    }
+    entry->next = node->requests;
+    node->requests = entry;
+    *id = entry->feed.id;
+    return STATUS_OK;
+}
+
+void cluster_node_cancel(struct cluster_node *node, uint64_t id)
+{
+    struct node_request **link = find(node, id);
+    if (*link == NULL)
+        return;
+    struct node_request *request = take(link);
+    cluster_core_cancel(node->core, id);
+    generation_feed_cancel(&request->feed);
+    free_request(request);
+}
+
+void node_requests_close(struct cluster_node *node)
+{
+    while (node->requests != NULL) {
+        struct node_request *request = take(&node->requests);
+        generation_feed_end(&request->feed, STATUS_BUSY, "the server is shutting down", NULL);
+        free_request(request);
+    }
+}
