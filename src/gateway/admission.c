@@ -11,17 +11,15 @@
 
 /* ---- The keys in memory ---------------------------------------------------------------------- */
 
-static bool keep_row(void *context, const struct key *row)
+struct known_key *known_key_copy(const struct key *row)
 {
-    struct known_key ***last = context;
     struct known_key *key = calloc(1, sizeof *key);
     char *models = strdup(row->models);
     size_t size = strlen(row->name);
     if (key == NULL || models == NULL) {
         free(key);
         free(models);
-        *last = NULL;
-        return false;
+        return NULL;
     }
     memcpy(key->name, row->name, MIN(size, sizeof key->name - 1));
     memcpy(key->hash, row->hash.data, sizeof key->hash);
@@ -29,6 +27,27 @@ static bool keep_row(void *context, const struct key *row)
     key->expires_s = row->expires_s;
     key->revoked_s = row->revoked_s;
     key->limits = row->limits;
+    return key;
+}
+
+struct key known_key_row(const struct known_key *key)
+{
+    return (struct key){.name = key->name,
+                        .hash = {(const char *)key->hash, sizeof key->hash},
+                        .models = key->models,
+                        .expires_s = key->expires_s,
+                        .revoked_s = key->revoked_s,
+                        .limits = key->limits};
+}
+
+static bool keep_row(void *context, const struct key *row)
+{
+    struct known_key ***last = context;
+    struct known_key *key = known_key_copy(row);
+    if (key == NULL) {
+        *last = NULL;
+        return false;
+    }
     **last = key;
     *last = &key->next;
     return true;
@@ -90,11 +109,39 @@ static void take_keys(void *context, struct known_key *keys)
             add_key(gateway, key);
             known = key;
         } else {
-            known->revoked_s = key->revoked_s;
+            known->revoked_s = known->revoked_s != 0 ? known->revoked_s : key->revoked_s;
             known_keys_free(key);
         }
         known->listed = true;
     }
+    if (gateway->started && gateway->options.keys_changed != NULL)
+        gateway->options.keys_changed(gateway->options.keys_context);
+}
+
+void gateway_each_key(const struct gateway *gateway, keys_row *row, void *context)
+{
+    for (const struct known_key *key = gateway->keys; key != NULL; key = key->next) {
+        const struct key told = known_key_row(key);
+        if (!key->built_in && key->listed && !row(context, &told))
+            return;
+    }
+}
+
+void gateway_adopt_key(struct gateway *gateway, const struct key *key)
+{
+    struct known_key *known = find_key(gateway, (const unsigned char *)key->hash.data);
+    bool news = known == NULL || (known->revoked_s == 0 && key->revoked_s != 0);
+    if (key->hash.size != KEY_HASH_BYTES || !news)
+        return;
+    if (known == NULL) {
+        known = known_key_copy(key);
+        if (known == NULL)
+            return;
+        known->listed = true;
+        add_key(gateway, known);
+    }
+    known->revoked_s = key->revoked_s;
+    records_adopt(gateway->records, key);
 }
 
 /* ---- Life cycle ------------------------------------------------------------------------------ */

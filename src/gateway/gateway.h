@@ -98,7 +98,9 @@ struct gateway_options {
     const char *api_key;        /* one more key; NULL: none */
     const char *const *origins; /* [n_origins] whose pages may read answers, or "*" */
     size_t n_origins;
-    bool open; /* without keys, anyone on the network may use it */
+    bool open;            /* without keys, anyone on the network may use it */
+    net_fn *keys_changed; /* on the loop, when keys were made or ended here; NULL: nobody asks */
+    void *keys_context;
     gateway_log *log;
     void *log_context;
 };
@@ -108,6 +110,12 @@ struct gateway_options {
 enum status gateway_open(struct gateway **out, const struct gateway_options *options,
                          struct error *error);
 void gateway_close(struct gateway *gateway); /* NULL allowed */
+
+/* Each key that is in the file, or was adopted; false ends it. */
+void gateway_each_key(const struct gateway *gateway, keys_row *row, void *context);
+/* A key that was made, or ended, on another node: it holds here from now on, and is written to the
+ * file. What is revoked stays so. */
+void gateway_adopt_key(struct gateway *gateway, const struct key *key);
 
 /* For each request, before anything else: adds what pages of other sites need to read the answer,
  * and answers the question that a browser asks ahead of a request; true: the exchange has ended. */

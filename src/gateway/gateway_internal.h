@@ -8,6 +8,10 @@
 
 enum status gateway_database_path(struct buffer *out, struct error *error);
 
+/* Adds a key of another node, or ends the one of that hash. A name that is in use here gets the
+ * beginning of the hash. */
+enum status keys_adopt(struct sqlite3 *database, const struct key *key, int64_t now_s,
+                       struct error *error);
 void key_hash(struct view text, unsigned char hash[KEY_HASH_BYTES]);
 
 /* ---- Limits ---------------------------------------------------------------------------------- */
@@ -81,6 +85,9 @@ struct known_key {
     bool listed;   /* the file has it, or it is built in */
 };
 
+/* A copy, or NULL. */
+struct known_key *known_key_copy(const struct key *key);
+struct key known_key_row(const struct known_key *key); /* borrowed */
 /* All keys of the file. */
 enum status known_keys_read(struct known_key **out, struct sqlite3 *database, struct error *error);
 void known_keys_free(struct known_key *keys);
@@ -108,6 +115,7 @@ enum status records_open(struct records **out, const struct records_options *opt
 void records_close(struct records *records); /* writes what is left; NULL allowed */
 
 /* What is to be written, soon. On the loop, where records may be NULL. */
+void records_adopt(struct records *records, const struct key *key);
 void records_use(struct records *records, const struct usage *usage);
 void records_audit(struct records *records, const char *event, const char *subject,
                    const char *detail);

@@ -99,6 +99,36 @@ static enum status check_name(const char *name, struct error *error)
     return STATUS_OK;
 }
 
+/* ---- Keys of other nodes --------------------------------------------------------------------- */
+
+enum status keys_adopt(struct sqlite3 *database, const struct key *key, int64_t now_s,
+                       struct error *error)
+{
+    char name[KEY_NAME_BYTES];
+    int64_t n_changes = 0;
+    const unsigned char *hash = (const unsigned char *)key->hash.data;
+    const char *names[] = {key->name, name};
+    snprintf(name, sizeof name, "%.*s@%02x%02x%02x", KEY_NAME_BYTES - 8, key->name, hash[0],
+             hash[1], hash[2]);
+    enum status status =
+        database_run(database, error,
+                     "UPDATE keys SET revoked_s = ?1 WHERE hash = ?2 AND revoked_s = 0 AND ?1 != 0",
+                     "ib", key->revoked_s, &key->hash);
+    for (size_t i = 0; i < ARRAY_COUNT(names) && status == STATUS_OK && n_changes == 0; i++) {
+        status = database_run(
+            database, error,
+            "INSERT OR IGNORE INTO keys (name, hash, models, created_s, expires_s, revoked_s,"
+            " requests_per_minute, tokens_per_minute, parallel)"
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "tbtiiiiii", names[i], &key->hash, key->models, now_s, key->expires_s, key->revoked_s,
+            (int64_t)key->limits.requests_per_minute, (int64_t)key->limits.tokens_per_minute,
+            (int64_t)key->limits.parallel);
+        if (status == STATUS_OK)
+            status = database_number(database, "SELECT changes()", &n_changes, error);
+    }
+    return status;
+}
+
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 #define COLUMNS                                                                                    \

@@ -38,6 +38,7 @@ struct records {
     struct known_key *keys;
     struct usage_entry *usage; /* to be written, as the next */
     struct audit_entry *events, **last_event;
+    struct known_key *adopted; /* of other nodes, the latest first */
 };
 
 struct audit_entry {
@@ -125,8 +126,10 @@ static void offer(struct records *records, struct known_key *keys)
 }
 
 /* Puts back what could not be written. */
-static void keep(struct records *records, struct usage_entry *usage, struct audit_entry *events)
+static void keep(struct records *records, struct usage_entry *usage, struct audit_entry *events,
+                 struct known_key *adopted)
 {
+    struct known_key **end = &adopted;
     struct audit_entry *last = events;
     pthread_mutex_lock(&records->mutex);
     for (const struct usage_entry *entry = usage; entry != NULL; entry = entry->next)
@@ -141,17 +144,26 @@ static void keep(struct records *records, struct usage_entry *usage, struct audi
             records->last_event = &last->next;
         records->events = events;
     }
+    while (*end != NULL)
+        end = &(*end)->next;
+    *end = records->adopted;
+    records->adopted = adopted;
     pthread_mutex_unlock(&records->mutex);
     usage_free(usage);
 }
 
 static enum status write_all(struct records *records, const struct usage_entry *usage,
-                             const struct audit_entry *events, struct error *error)
+                             const struct audit_entry *events, const struct known_key *adopted,
+                             struct error *error)
 {
     enum status status = database_begin(records->database, error);
     if (status != STATUS_OK)
         return status;
     status = usage_write(records->database, usage, error);
+    for (; adopted != NULL && status == STATUS_OK; adopted = adopted->next) {
+        const struct key key = known_key_row(adopted);
+        status = keys_adopt(records->database, &key, (int64_t)time(NULL), error);
+    }
     for (; events != NULL && status == STATUS_OK; events = events->next)
         status = audit_add(
             records->database,
@@ -165,17 +177,20 @@ static enum status write_records(struct records *records, struct error *error)
     pthread_mutex_lock(&records->mutex);
     struct usage_entry *usage = records->usage;
     struct audit_entry *events = records->events;
+    struct known_key *adopted = records->adopted;
+    records->adopted = NULL;
     records->usage = NULL;
     records->events = NULL;
     records->last_event = &records->events;
     pthread_mutex_unlock(&records->mutex);
-    if (usage == NULL && events == NULL)
+    if (usage == NULL && events == NULL && adopted == NULL)
         return STATUS_OK;
-    enum status status = write_all(records, usage, events, error);
+    enum status status = write_all(records, usage, events, adopted, error);
     if (status != STATUS_OK) {
-        keep(records, usage, events);
+        keep(records, usage, events, adopted);
         return status;
     }
+    known_keys_free(adopted);
     usage_free(usage);
     free_events(events);
     return STATUS_OK;
@@ -227,6 +242,17 @@ static void *records_main(void *argument)
 }
 
 /* ---- The loop -------------------------------------------------------------------------------- */
+
+void records_adopt(struct records *records, const struct key *key)
+{
+    struct known_key *copy = records != NULL ? known_key_copy(key) : NULL;
+    if (copy == NULL)
+        return;
+    pthread_mutex_lock(&records->mutex);
+    copy->next = records->adopted;
+    records->adopted = copy;
+    pthread_mutex_unlock(&records->mutex);
+}
 
 void records_use(struct records *records, const struct usage *usage)
 {
@@ -341,6 +367,7 @@ void records_close(struct records *records)
         pthread_join(records->thread, NULL);
     known_keys_free(records->keys);
     usage_free(records->usage);
+    known_keys_free(records->adopted);
     free_events(records->events);
     database_close(records->database);
     pthread_cond_destroy(&records->wanted);
