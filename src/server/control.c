@@ -76,9 +76,10 @@ enum status control_open(struct server *server, struct error *error)
         put_url(server, &url);
         control->path = path.data;
         json_t *facts =
-            json_pack("{s:I, s:s, s:s, s:s?}", "pid", (json_int_t)getpid(), "url", url.data,
+            json_pack("{s:I, s:s, s:s, s:s?, s:I}", "pid", (json_int_t)getpid(), "url", url.data,
                       "token", control->token, "certificate",
-                      given != NULL && realpath(given, certificate) != NULL ? certificate : NULL);
+                      given != NULL && realpath(given, certificate) != NULL ? certificate : NULL,
+                      "cluster_port", (json_int_t)server_cluster_port(server));
         char *text = json_dumps(facts, JSON_COMPACT);
         status = text != NULL && !path.failed ? write_locked(control, text, error)
                                               : error_memory(error, 1);

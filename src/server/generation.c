@@ -30,6 +30,7 @@ struct generation {
     struct api_call *call;
     struct served_model *model;
     bool acquired; /* the model, to be released */
+    bool away;     /* the cluster computes it */
     struct generation_choice *choices;
     json_t *grammar_asked;   /* what all choices must follow, or NULL */
     struct grammar *grammar; /* the same, compiled */
@@ -116,7 +117,10 @@ static void cancel_all(struct generation *generation)
     size_t n = generation->n_submitted;
     pthread_mutex_unlock(&generation->mutex);
     for (size_t i = 0; i < n; i++)
-        scheduler_cancel(generation->model->scheduler, generation->choices[i].id);
+        if (generation->away)
+            cluster_node_cancel(generation->server->node, generation->choices[i].id);
+        else
+            scheduler_cancel(generation->model->scheduler, generation->choices[i].id);
 }
 
 static struct api_error out_of_memory(void)
@@ -418,12 +422,50 @@ static void explain_refusal(const struct generation *generation, const struct er
     if (error->code == STATUS_LIMIT) {
         out->code = "context_length_exceeded";
         out->prompt_tokens = n_tokens;
-        out->context_tokens = model_n_ctx(generation->model->engine->model);
+        out->context_tokens = models_n_ctx(generation->model);
     } else if (error->code == STATUS_BUSY) {
         out->http_status = 503;
         out->type = "server_error";
         out->retry_after_s = 1;
     }
+}
+
+/* A request on its way to the cluster, which belongs to the loop. */
+struct away_request {
+    struct generation_choice *choice;
+    struct generation_request *request;
+};
+
+static void submit_to_cluster(void *context)
+{
+    struct away_request *away = context;
+    struct generation_choice *choice = away->choice;
+    struct generation *generation = choice->generation;
+    struct error error;
+    struct generation_event cancelled = {
+        .kind = GENERATION_FINISHED, .reason = FINISH_CANCELLED, .end_token = -1};
+    struct generation_event failed = {.kind = GENERATION_FAILED, .error = &error};
+    if (generation->gone) { /* which the loop alone sets */
+        generation_request_close(away->request);
+        on_event(choice, &cancelled);
+    } else if (cluster_submit(generation->model, away->request, on_event, choice, &choice->id,
+                              &error) != STATUS_OK) {
+        on_event(choice, &failed);
+    }
+    free(away);
+}
+
+static enum status post_to_cluster(struct generation_choice *choice,
+                                   struct generation_request *request, struct error *error)
+{
+    struct away_request *away = malloc(sizeof *away);
+    if (away != NULL)
+        *away = (struct away_request){choice, request};
+    if (away != NULL && net_loop_post(choice->generation->server->loop, submit_to_cluster, away))
+        return STATUS_OK;
+    free(away);
+    generation_request_close(request);
+    return error_memory(error, sizeof *away);
 }
 
 static bool submit_choice(struct generation *generation, const struct token_list *tokens,
@@ -437,7 +479,9 @@ static bool submit_choice(struct generation *generation, const struct token_list
     enum status status =
         request == NULL ? error_memory(&error, tokens->count * sizeof *tokens->ids) : STATUS_OK;
     hold(generation); /* for the request; its last event lets go */
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && generation->away)
+        status = post_to_cluster(choice, request, &error);
+    else if (status == STATUS_OK)
         status = scheduler_submit(generation->model->scheduler, request, on_event, choice,
                                   &choice->id, &error);
     if (status != STATUS_OK) {
@@ -450,7 +494,7 @@ static bool submit_choice(struct generation *generation, const struct token_list
     generation->n_submitted = index + 1;
     bool gone = generation->gone;
     pthread_mutex_unlock(&generation->mutex);
-    if (gone)
+    if (gone && !generation->away)
         scheduler_cancel(generation->model->scheduler, choice->id);
     return !gone;
 }
@@ -466,7 +510,7 @@ static enum status encode_prompt(struct generation *generation, size_t prompt,
         status = prompt_chat(engine, call, generation->answer, asked, out, error);
     else
         status = prompt_constrain(engine, call, (struct view){0}, asked, error);
-    if (status == STATUS_OK && *asked != NULL && generation->grammar == NULL)
+    if (status == STATUS_OK && *asked != NULL && generation->grammar == NULL && !generation->away)
         status = engine_grammar(engine, *asked, &generation->grammar, error);
     if (status == STATUS_OK && call->operation != API_CHAT)
         status = prompt_encode(engine, call, &call->prompts[prompt], out, error);
@@ -535,6 +579,15 @@ static bool submit_vectors(struct generation *generation)
 {
     struct error error;
     struct api_error told;
+    if (generation->away) {
+        error_set(&error, STATUS_UNSUPPORTED,
+                  "%.100s is computed by several machines together, which only write texts; for "
+                  "vectors keep the model on this machine alone",
+                  generation->model->name);
+        api_error_from(&told, &error);
+        fail(generation, &told);
+        return false;
+    }
     hold(generation);
     if (scheduler_call(generation->model->scheduler, compute_vectors, generation, &error) ==
         STATUS_OK)
@@ -552,8 +605,8 @@ static bool context_fits(struct generation *generation)
 {
     const struct api_call *call = generation->call;
     struct api_error told;
-    size_t n_ctx = model_n_ctx(generation->model->engine->model);
-    if (call->n_ctx <= n_ctx)
+    size_t n_ctx = models_n_ctx(generation->model);
+    if (call->n_ctx <= n_ctx || generation->away)
         return true;
     api_invalid(&told, "num_ctx", "num_ctx is %u; %s was opened with %zu tokens", call->n_ctx,
                 generation->model->name, n_ctx);
@@ -604,7 +657,7 @@ static void answer_directly(struct generation *generation)
     result.tokenizer = generation->model->engine->tokenizer;
     result.text = (struct view){text.size > 0 ? text.data : "", text.size};
     result.path = generation->model->path;
-    result.n_ctx = model_n_ctx(generation->model->engine->model);
+    result.n_ctx = models_n_ctx(generation->model);
     result.n_slots = models_slots(generation->server);
     if (status == STATUS_OK)
         call->format->result(call, &result, &out);
@@ -685,7 +738,8 @@ static void model_is_ready(void *context, const struct api_error *failure)
         return;
     }
     generation->acquired = true;
-    if (call->has_keep_alive)
+    generation->away = generation->model->state == MODEL_AWAY;
+    if (call->has_keep_alive && !generation->away)
         generation->model->keep_alive_ms = call->keep_alive_ms;
     size_t n_choices = MAX(call->n_prompts, (size_t)1) * call->n_choices;
     generation->choices = calloc(n_choices, sizeof *generation->choices);

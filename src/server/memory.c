@@ -73,11 +73,10 @@ enum memory_plan memory_plan(const struct memory_room *room, const struct weight
     return MEMORY_REFUSE;
 }
 
-/* Bytes of the file of a model; 0 where it is not there. */
-static uint64_t file_bytes(const char *path)
+uint64_t memory_file_bytes(const char *path)
 {
     struct stat facts;
-    return stat(path, &facts) == 0 ? (uint64_t)facts.st_size : 0;
+    return path != NULL && stat(path, &facts) == 0 ? (uint64_t)facts.st_size : 0;
 }
 
 void memory_suggest(const struct served_model *model, const struct http_exchange *exchange,
@@ -88,7 +87,7 @@ void memory_suggest(const struct served_model *model, const struct http_exchange
     size_t size = strlen(error->text), n = 0;
     for (size_t i = 0; i < server->n_models && n < 5; i++) {
         const struct served_model *other = &server->models[i];
-        uint64_t bytes = file_bytes(other->path);
+        uint64_t bytes = memory_file_bytes(other->path);
         /* The KV cache of a short context and the activations take a part of the weights' size. */
         if (other == model || !models_visible(other, exchange) || bytes == 0 ||
             bytes + MAX(bytes / 16, MIN_WORK_BYTES) > room.whole)

@@ -62,7 +62,13 @@ struct served_model *models_known(struct server *server, const char *name)
 struct served_model *models_find(struct server *server, const char *name)
 {
     shelf_refresh(server);
+    cluster_refresh(server);
     return models_known(server, name);
+}
+
+size_t models_n_ctx(const struct served_model *model)
+{
+    return model->state == MODEL_OPEN ? model_n_ctx(model->engine->model) : 0;
 }
 
 bool models_visible(const struct served_model *model, const struct http_exchange *exchange)
@@ -117,7 +123,7 @@ struct opening {
 
 static void begin_opening(struct server *server);
 
-static void tell_waiters(struct served_model *model, const struct api_error *error)
+void models_tell_waiters(struct served_model *model, const struct api_error *error)
 {
     struct model_waiter *waiter = model->waiting;
     model->waiting = NULL;
@@ -148,7 +154,7 @@ static void leave_line(struct served_model *model, const struct api_error *error
                                     "error", error->text),
                           "cannot open %s: %s", model->name, error->text);
     }
-    tell_waiters(model, error);
+    models_tell_waiters(model, error);
     if (server->line != NULL) {
         server->line->asked_ns = clock_now_ns();
         begin_opening(server);
@@ -359,7 +365,9 @@ void models_acquire(struct served_model *model, model_ready *ready, void *contex
 {
     net_timer_cancel(model->idle);
     model->idle = NULL;
-    if (model->state == MODEL_OPEN) {
+    if (model->state == MODEL_AWAY && model->n_users == 0 && !cluster_is_away(model))
+        close_model(model); /* it is this server's own again */
+    if (model->state == MODEL_OPEN || model->state == MODEL_AWAY) {
         model->n_users++;
         ready(context, NULL);
         return;
@@ -376,7 +384,9 @@ void models_acquire(struct served_model *model, model_ready *ready, void *contex
     while (*last != NULL)
         last = &(*last)->next;
     *last = waiter;
-    if (model->state == MODEL_CLOSED)
+    if (model->state == MODEL_CLOSED && cluster_is_away(model))
+        cluster_meet(model);
+    else if (model->state == MODEL_CLOSED)
         join_line(model);
 }
 
@@ -402,7 +412,7 @@ void models_release(struct served_model *model)
         return;
     if (model->stopping)
         close_stopped(model);
-    else if (model->keep_alive_ms < UINT64_MAX)
+    else if (model->keep_alive_ms < UINT64_MAX && model->state == MODEL_OPEN)
         model->idle = net_loop_after(server->loop, model->keep_alive_ms, close_idle, model);
     if (server->blocked != NULL)
         begin_opening(server);
@@ -433,7 +443,7 @@ void models_close(struct server *server)
             free(opening);
             model->opening = NULL;
         }
-        tell_waiters(model, &error);
+        models_tell_waiters(model, &error);
         close_model(model);
     }
 }

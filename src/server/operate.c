@@ -72,3 +72,24 @@ void operate_down(struct server *server, struct http_exchange *exchange)
                                      (json_int_t)server->drain_s));
     server_begin_shutdown(server, now);
 }
+
+void operate_cluster(struct server *server, struct http_exchange *exchange)
+{
+    static const char *const verbs[] = {"load", "unload", "remove", "rotate", "leave"};
+    json_t *fields = owner_asks(server, exchange);
+    struct api_error error;
+    if (fields == NULL)
+        return;
+    const char *verb = json_string_value(json_object_get(fields, "do"));
+    bool known = false;
+    for (size_t i = 0; i < ARRAY_COUNT(verbs) && verb != NULL; i++)
+        known |= strcmp(verb, verbs[i]) == 0;
+    if (!known)
+        api_invalid(&error, "do", "load, unload, remove, rotate or leave is expected");
+    if (!known || cluster_command(server, verb, fields, &error) != STATUS_OK)
+        reply_error(server, exchange, NULL, &error);
+    else
+        reply_object(exchange,
+                     server->node != NULL ? cluster_node_status(server->node) : json_object());
+    json_decref(fields);
+}

@@ -90,6 +90,7 @@ static void get_models(struct server *server, struct http_exchange *exchange)
     struct buffer body = {0};
     const char *between = "";
     shelf_refresh(server);
+    cluster_refresh(server);
     buffer_append_text(&body, "{\"object\":\"list\",\"data\":[");
     for (size_t i = 0; i < server->n_models; i++) {
         if (!models_visible(&server->models[i], exchange))
@@ -308,6 +309,8 @@ static const struct route {
     {"POST", "/api/embeddings", post_ollama_embedding},
     {"POST", "/consort/stop", operate_stop},
     {"POST", "/consort/down", operate_down},
+    {"GET", "/consort/cluster", cluster_get_status},
+    {"POST", "/consort/cluster", operate_cluster},
 };
 
 /* The paths of /v1 also answer without it. */
@@ -510,6 +513,8 @@ static enum status open_gateway(struct server *server, struct error *error)
         .origins = server->options.origins,
         .n_origins = options->n_origins,
         .open = options->open,
+        .keys_changed = cluster_share_keys,
+        .keys_context = server,
         .log = log_gateway,
         .log_context = server,
     };
@@ -571,6 +576,8 @@ enum status server_open(struct server **out, const struct server_options *option
         status = models_open(server, error);
     if (status == STATUS_OK)
         status = open_network(server, error);
+    if (status == STATUS_OK)
+        status = cluster_open(server, error);
     if (status == STATUS_OK && control_open(server, error) != STATUS_OK)
         server_logf(server, "consort ps, stop and down will not find this server: %s", error->text);
     if (status == STATUS_OK)
@@ -613,6 +620,7 @@ void server_close(struct server *server)
     control_close(server);
     http_server_close(server->http); /* tells what runs that its client is gone */
     library_close(server);
+    cluster_close(server);
     worker_close(server->worker);
     responses_close(server->responses);
     models_close(server);
@@ -623,6 +631,11 @@ void server_close(struct server *server)
     net_loop_close(server->loop);
     pool_close(server->pool);
     free(server);
+}
+
+unsigned server_cluster_port(const struct server *server)
+{
+    return server->node != NULL ? cluster_node_port(server->node) : 0;
 }
 
 unsigned server_port(const struct server *server, size_t index)

@@ -9,6 +9,7 @@
 #define CONSORT_SERVER_H
 
 #include "api/api.h"
+#include "cluster/cluster.h"
 #include "engine/engine.h"
 
 #define SERVER_MAX_MODELS 256
@@ -51,7 +52,12 @@ struct server_options {
     const char *origins[SERVER_MAX_ORIGINS]; /* whose pages may read answers, or "*" */
     size_t n_origins;
     const char *tls_certificate, *tls_key;
-    server_log *log; /* NULL: none */
+    bool no_cluster;            /* also where this machine has the key of one */
+    const char *cluster_listen; /* for other nodes, "0.0.0.0:4001"; NULL: the default */
+    const char *peers[CLUSTER_MAX_PEER_OPTIONS]; /* HOST:PORT of nodes that no beacon reaches */
+    size_t n_peers;
+    const char *node_name; /* NULL: the machine's */
+    server_log *log;       /* NULL: none */
     void *log_context;
 };
 
@@ -81,6 +87,7 @@ enum status server_presences(struct server_presence *out, size_t limit, size_t *
                              struct error *error);
 void server_presence_free(struct server_presence *presence);
 
+unsigned server_cluster_port(const struct server *server); /* 0: it is in no cluster */
 /* The port of the index-th address. */
 unsigned server_port(const struct server *server, size_t index);
 

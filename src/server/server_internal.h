@@ -4,6 +4,7 @@
 #define CONSORT_SERVER_INTERNAL_H
 
 #include "api/api.h"
+#include "cluster/cluster.h"
 #include "gateway/gateway.h"
 #include "net/net.h"
 #include "server/page.h"
@@ -25,6 +26,7 @@ enum model_state {
     MODEL_CLOSED,
     MODEL_OPENING, /* or in the line of those that will be */
     MODEL_OPEN,
+    MODEL_AWAY, /* the cluster computes it; its metadata are open here */
 };
 
 struct model_waiter;
@@ -34,8 +36,10 @@ struct served_model {
     struct server *server;
     const char *name, *path;
     struct store_model *stored; /* what the store says of it; NULL: a file from the options */
-    bool gone;        /* its name left the store or stands for another model: not found any more */
-    size_t n_holders; /* generations that point here */
+    bool gone; /* its name left the store or stands for another model: not found any more */
+    char digest[STORE_DIGEST_BYTES]; /* of a file from the options, or of a model of other nodes */
+    bool only_away;                  /* it does not lie here; path is NULL */
+    size_t n_holders;                /* generations that point here */
     enum model_state state;
     struct engine *engine;
     struct scheduler *scheduler;
@@ -82,6 +86,32 @@ size_t models_slots(const struct server *server);
 void models_unknown(const struct server *server, const struct http_exchange *exchange,
                     const char *name, struct api_error *error);
 
+/* Context of an open model, in tokens; 0: only the cluster knows. */
+size_t models_n_ctx(const struct served_model *model);
+/* Ends the wait of all that wait for the model: it is there, or error says why not. */
+void models_tell_waiters(struct served_model *model, const struct api_error *error);
+
+/* ---- The cluster (cluster.c) ---------------------------------------------------------------- */
+
+/* Leaves server->node NULL where this machine is in no cluster. */
+enum status cluster_open(struct server *server, struct error *error);
+void cluster_close(struct server *server);
+/* Tells the other nodes of keys that were made or ended here. */
+void cluster_share_keys(void *context);
+/* Makes the models of other nodes known. */
+void cluster_refresh(struct server *server);
+bool cluster_is_away(const struct served_model *model);
+/* Opens the metadata of a model that is away; then the waiters are told. */
+void cluster_meet(struct served_model *model);
+/* As cluster_node_submit. */
+enum status cluster_submit(struct served_model *model, struct generation_request *request,
+                           generation_callback *callback, void *context, uint64_t *id,
+                           struct error *error);
+void cluster_get_status(struct server *server, struct http_exchange *exchange);
+/* load, unload, remove, rotate; told where it fails. */
+enum status cluster_command(struct server *server, const char *verb, const json_t *fields,
+                            struct api_error *told);
+
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
 /* What a model could have: now, without the models nobody uses, alone. Bytes. */
@@ -93,6 +123,7 @@ enum memory_plan { MEMORY_OPEN, MEMORY_CLOSE_IDLE, MEMORY_WAIT, MEMORY_REFUSE };
 
 uint64_t memory_default_limit(void);
 uint64_t memory_used(const struct server *server); /* by open models */
+uint64_t memory_file_bytes(const char *path);      /* of a model's file; 0: it is not there */
 struct memory_room memory_room(const struct server *server);
 /* How a model comes to the memory it needs; sets the limits in options. The error says why it is
  * refused. Any thread. */
@@ -129,6 +160,7 @@ bool control_holds(const struct server *server, const struct http_exchange *exch
 
 void operate_stop(struct server *server, struct http_exchange *exchange);
 void operate_down(struct server *server, struct http_exchange *exchange);
+void operate_cluster(struct server *server, struct http_exchange *exchange);
 
 /* Ollama's calls that change the store. */
 struct library_job;
@@ -154,6 +186,8 @@ struct server {
     struct served_model *line; /* models to be opened, one at a time, the first under way */
     struct net_timer *blocked; /* the first waits for models in use; it runs out when it gives up */
     struct control control;
+    struct cluster_node *node; /* NULL: this machine is in no cluster */
+    struct digesting *digesting;
     size_t n_busy;            /* generations under way */
     struct wake_lock *wake;   /* while they are, and a little longer */
     struct net_timer *sleepy; /* until that is over */

@@ -55,3 +55,21 @@ bool digest_valid(const char *text)
     return strspn(text, "0123456789abcdef") == STORE_DIGEST_BYTES - 1 &&
            text[STORE_DIGEST_BYTES - 1] == '\0';
 }
+
+enum status store_file_digest(const char *path, const atomic_bool *stop,
+                              char out[STORE_DIGEST_BYTES], struct error *error)
+{
+    struct file_map map;
+    const size_t step = (size_t)16 << 20;
+    enum status status = file_map_open(&map, path, error);
+    if (status != STATUS_OK)
+        return status;
+    struct digest *digest = digest_open();
+    for (size_t at = 0; digest != NULL && at < map.size && !atomic_load(stop); at += step)
+        digest_add(digest, map.data + at, MIN(step, map.size - at));
+    file_map_close(&map);
+    if (digest == NULL)
+        return error_memory(error, 1);
+    digest_end(digest, out);
+    return atomic_load(stop) ? error_set(error, STATUS_CANCELLED, "stopped") : STATUS_OK;
+}

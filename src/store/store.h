@@ -21,6 +21,7 @@
 #include "weights/weights.h"
 
 #include <jansson.h>
+#include <stdatomic.h>
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
@@ -118,6 +119,11 @@ enum status store_copy(const struct store *store, const char *from, const char *
 /* Drops a name, and the files that no other name has; *freed_bytes unless NULL. */
 enum status store_remove(const struct store *store, const char *name, uint64_t *freed_bytes,
                          struct error *error);
+
+/* The SHA-256 of a file that is in no store; about a second a gigabyte. Any thread; *stop ends it
+ * with STATUS_CANCELLED. */
+enum status store_file_digest(const char *path, const atomic_bool *stop,
+                              char out[STORE_DIGEST_BYTES], struct error *error);
 
 /* ---- Pulling --------------------------------------------------------------------------------- */
 
