@@ -259,3 +259,21 @@ const char *cli_count_text(char text[32], double count)
     snprintf(text, 32, unit == 0 || count >= 100 ? "%.0f%s" : "%.2f%s", count, units[unit]);
     return text;
 }
+
+bool cli_parse_duration(const char *text, int64_t now_s, int64_t *out)
+{
+    static const struct {
+        char letter;
+        int64_t seconds;
+    } units[] = {{'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 7 * 86400}, {'y', 365 * 86400}};
+    char *end;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || number == 0 || number > 100000)
+        return false;
+    for (size_t i = 0; i < ARRAY_COUNT(units); i++)
+        if (end[0] == units[i].letter && end[1] == '\0') {
+            *out = now_s + (int64_t)number * units[i].seconds;
+            return true;
+        }
+    return false;
+}

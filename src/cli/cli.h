@@ -64,7 +64,9 @@ extern const struct cli_command *const cli_commands[];
 
 extern const struct cli_command cli_run, cli_up, cli_key, cli_usage_command, cli_audit, cli_ps,
     cli_stop, cli_down, cli_pull, cli_list, cli_show, cli_cp, cli_rm, cli_quantize, cli_imatrix,
-    cli_perplexity, cli_embed, cli_bench, cli_tokenize, cli_render, cli_logits, cli_help;
+    cli_perplexity, cli_embed, cli_bench, cli_tokenize, cli_render, cli_logits, cli_help,
+    cli_doctor, cli_init, cli_token, cli_join, cli_leave, cli_status, cli_load, cli_unload,
+    cli_remove, cli_rotate;
 
 /* Splits arguments into options and operands. *shown_help when --help was asked for and answered.
  * Returns CLI_DONE or CLI_USAGE (said on stderr). */
@@ -85,6 +87,9 @@ const char *cli_closest(const char *word, const char *const *names, size_t n);
 /* One number out of text, all of it, in [min, max] (max 0: no limit). */
 bool cli_parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *out);
 bool cli_parse_f32(const char *text, float *out); /* also inf and -inf; not nan */
+
+/* "30d", as the time now_s + 30 days: a number of m, h, d, w or y. */
+bool cli_parse_duration(const char *text, int64_t now_s, int64_t *out);
 
 /* "4096,512": up to limit numbers from min on. */
 bool cli_parse_u32_list(const char *text, uint32_t min, uint32_t *out, size_t limit, size_t *n);

@@ -31,29 +31,10 @@ static bool parse_date(const char *text, int64_t *out)
            parts.tm_mday == given.tm_mday; /* no 31st of February */
 }
 
-/* "30d" */
-static bool parse_duration(const char *text, int64_t now_s, int64_t *out)
-{
-    static const struct {
-        char letter;
-        int64_t seconds;
-    } units[] = {{'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 7 * 86400}, {'y', 365 * 86400}};
-    char *end;
-    unsigned long long number = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || number == 0 || number > 100000)
-        return false;
-    for (size_t i = 0; i < ARRAY_COUNT(units); i++)
-        if (end[0] == units[i].letter && end[1] == '\0') {
-            *out = now_s + (int64_t)number * units[i].seconds;
-            return true;
-        }
-    return false;
-}
-
 static bool take_expiry(const char *text, struct buffer *reason)
 {
     int64_t now_s = (int64_t)time(NULL);
-    if (!parse_date(text, &args.expires_s) && !parse_duration(text, now_s, &args.expires_s))
+    if (!parse_date(text, &args.expires_s) && !cli_parse_duration(text, now_s, &args.expires_s))
         buffer_printf(reason,
                       "'%s' is neither a time like 12h, 30d or 1y nor a day like 2027-01-31", text);
     else if (args.expires_s <= now_s)

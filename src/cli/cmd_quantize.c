@@ -250,6 +250,9 @@ static enum quant_format format_of(const struct job *job, const struct weights_t
 /* Checks that every tensor can be converted, and adds up the sizes. */
 static enum status plan(struct job *job, const char *path, size_t *longest_row, struct error *error)
 {
+    if (weights_slice_text(job->in) != NULL)
+        return error_set(error, STATUS_UNSUPPORTED, "%s is a slice of a model, not a whole one",
+                         path);
     job->model = mix_model_of(job->in);
     for (size_t i = 0; i < weights_tensor_count(job->in); i++) {
         const struct weights_tensor *tensor = weights_tensor_at(job->in, i);

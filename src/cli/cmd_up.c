@@ -37,6 +37,18 @@ static bool take_address(const char *text, struct buffer *reason)
     return true;
 }
 
+static bool take_peer(const char *text, struct buffer *reason)
+{
+    const char *colon = strrchr(text, ':');
+    if (server_args.n_peers == CLUSTER_MAX_PEER_OPTIONS)
+        buffer_printf(reason, "at most %d peers", CLUSTER_MAX_PEER_OPTIONS);
+    else if (colon == NULL || colon == text || colon[1] == '\0')
+        buffer_printf(reason, "'%s' is not HOST:PORT", text);
+    else
+        server_args.peers[server_args.n_peers++] = text;
+    return reason->size == 0;
+}
+
 static bool take_origin(const char *text, struct buffer *reason)
 {
     const char *host = strstr(text, "://");
@@ -386,6 +398,27 @@ static const struct cli_option options[] = {
              "CONSORT_MIRROR, else the public ones)",
      .type = CLI_TEXT,
      .value = &server_args.mirror},
+    {.name = "cluster-listen",
+     .metavar = "HOST:PORT",
+     .help =
+         "address to listen on for the other nodes of the cluster (default: " CLUSTER_DEFAULT_LISTEN
+         ", on all addresses)",
+     .type = CLI_TEXT,
+     .value = &server_args.cluster_listen},
+    {.name = "peer",
+     .metavar = "HOST:PORT",
+     .help = "a node of the cluster that no beacon reaches, as often as wanted",
+     .type = CLI_CALL,
+     .parse = take_peer},
+    {.name = "node-name",
+     .metavar = "NAME",
+     .help = "this machine's name in the cluster (default: its host name)",
+     .type = CLI_TEXT,
+     .value = &server_args.node_name},
+    {.name = "no-cluster",
+     .help = "serve alone, although this machine is in a cluster",
+     .type = CLI_FLAG,
+     .value = &server_args.no_cluster},
     {.name = "api-key",
      .metavar = "KEY",
      .help = "one more key that clients may send, beside those of consort key",

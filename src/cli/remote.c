@@ -171,8 +171,12 @@ enum status cli_remote_ask(const struct server_presence *server, const char *pat
         *reply = json_loadb(text.data != NULL ? text.data : "", text.size, 0, NULL);
     if (status == STATUS_OK && (http_status != 200 || !json_is_object(*reply))) {
         json_unpack(*reply, "{s:{s:s}}", "error", "message", &message);
-        status = error_set(error, http_status == 404 ? STATUS_NOT_FOUND : STATUS_INVALID, "%s: %s",
-                           server->url, message != NULL ? message : "this is no consort server");
+        status = error_set(error,
+                           http_status == 404   ? STATUS_NOT_FOUND
+                           : http_status == 503 ? STATUS_BUSY
+                                                : STATUS_INVALID,
+                           "%s: %s", server->url,
+                           message != NULL ? message : "this is no consort server");
         json_decref(*reply);
         *reply = NULL;
     }

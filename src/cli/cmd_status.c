@@ -1,0 +1,195 @@
+/* consort status: the cluster, as the server here sees it. */
+#include "cli/remote.h"
+
+#include <string.h>
+#include <time.h>
+
+#define WATCH_NS 1000000000
+
+static struct {
+    bool watch, json;
+} args;
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text != NULL ? text : "";
+}
+
+static double number_of(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+/* The name of a node by its id, or the beginning of the id. */
+static const char *name_of(const json_t *status, const char *id)
+{
+    const json_t *node;
+    size_t i;
+    json_array_foreach(json_object_get(status, "nodes"), i, node)
+    {
+        if (strcmp(text_of(node, "id"), id) == 0)
+            return text_of(node, "name");
+    }
+    return id;
+}
+
+/* The first address that is not of one link alone. */
+static const char *address_of(const json_t *node)
+{
+    const json_t *address;
+    const char *found = "";
+    size_t i;
+    json_array_foreach(json_object_get(node, "addresses"), i, address)
+    {
+        const char *text = json_string_value(address);
+        if (text != NULL && strchr(text, '%') == NULL && found[0] == '\0')
+            found = text;
+    }
+    return found;
+}
+
+static void print_node(const json_t *node)
+{
+    char used[32], limit[32], rate[32] = "";
+    const json_t *model;
+    size_t i;
+    double all = number_of(node, "memory_limit");
+    bool self = json_is_true(json_object_get(node, "self"));
+    cli_printf("%-16s  %-5s  ", text_of(node, "name"), self ? "here" : text_of(node, "state"));
+    if (json_object_get(node, "memory_limit") == NULL) {
+        cli_printf("%s\n", text_of(node, "reason"));
+        return;
+    }
+    if (number_of(node, "bandwidth") > 0)
+        snprintf(rate, sizeof rate, "%.1f GB/s", number_of(node, "bandwidth") / 1e9);
+    cli_printf("%-22s  %9s of %9s  %10s  ", self ? "" : address_of(node),
+               size_text(used, all - number_of(node, "memory_free")), size_text(limit, all), rate);
+    json_array_foreach(json_object_get(node, "models"), i, model)
+        cli_printf("%s%s", i > 0 ? ", " : "", text_of(model, "name"));
+    cli_printf("\n");
+}
+
+static void print_instances(const json_t *status)
+{
+    const json_t *instances = json_object_get(status, "instances"), *instance, *member;
+    size_t i, k;
+    if (json_array_size(instances) > 0)
+        cli_printf("\n%-24s  %-10s  %10s  %s\n", "MODEL", "STATE", "PREDICTED", "NODES");
+    json_array_foreach(instances, i, instance)
+    {
+        const json_t *model = json_object_get(instance, "model");
+        char predicted[32] = "";
+        if (number_of(instance, "predicted") > 0)
+            snprintf(predicted, sizeof predicted, "%.1f t/s", number_of(instance, "predicted"));
+        const char *name = json_string_value(json_array_get(model, 1));
+        cli_printf("%-24s  %-10s  %10s  ", name != NULL ? name : "", text_of(instance, "state"),
+                   predicted);
+        json_array_foreach(json_object_get(instance, "members"), k, member)
+        {
+            char bytes[32];
+            const char *id = json_string_value(json_array_get(member, 0));
+            cli_printf("%s%s (%s)", k > 0 ? ", " : "", name_of(status, id != NULL ? id : ""),
+                       size_text(bytes, json_number_value(json_array_get(member, 1))));
+        }
+        const char *reason = text_of(instance, "reason");
+        bool waits = strcmp(text_of(instance, "state"), "running") != 0 && reason[0] != '\0';
+        cli_printf("%s%s\n", waits ? "  " : "", waits ? reason : "");
+    }
+}
+
+static void print_transfers(const json_t *status)
+{
+    const json_t *transfer;
+    size_t i;
+    json_array_foreach(json_object_get(status, "transfers"), i, transfer)
+    {
+        double done = number_of(transfer, "done"), all = number_of(transfer, "of");
+        cli_printf("%s%s fetches %.24s...: %.0f %%\n", i == 0 ? "\n" : "",
+                   name_of(status, text_of(transfer, "node")), text_of(transfer, "object"),
+                   all > 0 ? 100 * done / all : 0);
+    }
+}
+
+static void print_links(const json_t *status)
+{
+    const json_t *links = json_object_get(status, "links"), *link;
+    size_t i;
+    if (json_array_size(links) > 0)
+        cli_printf("\n%-16s  %-16s  %10s  %12s\n", "LINK FROM", "TO", "ONE WAY", "RATE");
+    json_array_foreach(links, i, link)
+        cli_printf("%-16s  %-16s  %7.0f us  %7.2f GB/s\n", name_of(status, text_of(link, "from")),
+                   name_of(status, text_of(link, "to")), number_of(link, "latency_us"),
+                   number_of(link, "bandwidth") / 1e9);
+}
+
+static void print_problems(const json_t *status)
+{
+    const json_t *problems = json_object_get(status, "problems"), *problem;
+    size_t i;
+    json_array_foreach(problems, i, problem)
+        cli_printf("%s! %s\n", i == 0 ? "\n" : "", text_of(problem, "text"));
+}
+
+static void print(const json_t *status)
+{
+    const json_t *node;
+    size_t i;
+    cli_printf("%-16s  %-5s  %-22s  %22s  %10s  %s\n", "NODE", "STATE", "ADDRESS", "MEMORY",
+               "READS", "MODELS");
+    json_array_foreach(json_object_get(status, "nodes"), i, node) print_node(node);
+    print_instances(status);
+    print_transfers(status);
+    print_links(status);
+    print_problems(status);
+}
+
+static int show(const struct server_presence *server)
+{
+    struct error error;
+    json_t *status;
+    if (cli_remote_ask(server, "/consort/cluster", NULL, &status, &error) != STATUS_OK)
+        return cli_fail(&error);
+    if (args.json)
+        return cli_print_json(status);
+    print(status);
+    json_decref(status);
+    return CLI_DONE;
+}
+
+static int run(const struct cli_command *command, char **operands, int n_operands)
+{
+    const struct timespec pause = {.tv_nsec = WATCH_NS - 1};
+    struct server_presence server;
+    struct error error;
+    (void)command, (void)operands, (void)n_operands;
+    if (cli_remote_find(&server, &error) != STATUS_OK)
+        return cli_fail(&error);
+    int code = show(&server);
+    while (args.watch && code == CLI_DONE && !cli_interrupted()) {
+        nanosleep(&pause, NULL);
+        if (!args.json)
+            cli_printf("\033[H\033[J");
+        code = show(&server);
+        cli_flush();
+    }
+    server_presence_free(&server);
+    return code;
+}
+
+static const struct cli_option options[] = {
+    {.name = "watch",
+     .help = "again every second, until Ctrl-C",
+     .type = CLI_FLAG,
+     .value = &args.watch},
+    {.name = "json", .help = "print a JSON object", .type = CLI_FLAG, .value = &args.json},
+};
+static const struct cli_group group = CLI_GROUP("options", options);
+
+const struct cli_command cli_status = {
+    .name = "status",
+    .operands = "",
+    .summary = "Shows the nodes of the cluster, and what runs where.",
+    .groups = {&group, &cli_remote_group},
+    .run = run,
+};
