@@ -1,4 +1,4 @@
-"""./start ends with a server that has answered, also where its port is taken, and says how to end it."""
+"""./start ends with two nodes that have answered, also where a port is taken, and says how to end them."""
 import http.client
 import http.server
 import os
@@ -26,11 +26,16 @@ class Taken(http.server.BaseHTTPRequestHandler):
 
 
 def start(report, name, environment):
-    """Runs ./start and `consort down`; the port of the server between them, or None."""
+    """Runs ./start and ./start down; the port of the first node between them, or None."""
     done = subprocess.run(["./start"], cwd=tap.ROOT, env=environment, capture_output=True, text=True,
                           timeout=tap.TIMEOUT_S, check=False)
-    report.check(done.returncode == 0 and "open-source C program" in done.stdout,
-                 f"{name}: the demo model answers", f"{done.stdout}\n{done.stderr}")
+    answers = [line for line in done.stdout.splitlines() if line.strip()]
+    half = len(answers) // 2
+    report.check(done.returncode == 0 and "open-source C program" in done.stdout and
+                 answers[:half] == answers[half:], f"{name}: both nodes give the demo model's answer",
+                 f"{done.stdout}\n{done.stderr}")
+    report.check("first" in done.stderr and "second" in done.stderr and "running" in done.stderr,
+                 f"{name}: the cluster is shown", done.stderr)
     found = re.search(r"open http://127\.0\.0\.1:(\d+) in a browser", done.stderr)
     report.check(found is not None, f"{name}: the page's address is printed", done.stderr)
     if found is None:
@@ -40,9 +45,14 @@ def start(report, name, environment):
     kind = page.getresponse().getheader("Content-Type", "")
     report.check(kind.startswith("text/html"), f"{name}: the page is there", kind)
     page.close()
-    down = subprocess.run(["build/consort", "down"], cwd=tap.ROOT, env=environment,
-                          capture_output=True, text=True, timeout=tap.TIMEOUT_S, check=False)
-    report.check(down.returncode == 0, f"{name}: consort down ends it", down.stderr)
+    down = subprocess.run(["./start", "down"], cwd=tap.ROOT, env=environment, capture_output=True,
+                          text=True, timeout=tap.TIMEOUT_S, check=False)
+    try:
+        page.connect()
+        still = True
+    except OSError:
+        still = False
+    report.check(down.returncode == 0 and not still, f"{name}: ./start down ends them", down.stderr)
     return int(found[1])
 
 
