@@ -1,6 +1,7 @@
 """Trains the demo model and writes it as GGUF. See README.md.
 
     train.py [--out models/demo.gguf] [--steps N] [--threads N]
+    train.py --from models/demo.gguf --steps 600      goes on from a trained file, for texts that changed
 """
 
 import argparse
@@ -32,6 +33,7 @@ ROPE_BASE = 10000.0
 NORM_EPS = 1e-5
 
 PEAK_RATE, LAST_RATE, WARM_UP, DECAY = 1.5e-3, 2e-5, 200, 0.05
+AGAIN = 0.4                           # of the peak rate, where a trained file is gone on from
 SINGLE_ROWS, SINGLE_POOL = 16, 8      # rows of one question; so many batches are drawn, then sorted
 DIALOGUE_ROWS, DIALOGUE_EVERY = 2, 7  # rows of whole dialogues; one step in so many
 SHORT = 0.6                           # share of single answers that end when they are decided
@@ -224,11 +226,11 @@ class Model(torch.nn.Module):
 # ---- Training --------------------------------------------------------------------------------------
 
 
-def rate(step, n_steps):
+def rate(step, n_steps, peak):
     if step < WARM_UP:
-        return PEAK_RATE * (step + 1) / WARM_UP
+        return peak * (step + 1) / WARM_UP
     done = (step - WARM_UP) / max(1, n_steps - WARM_UP)
-    return LAST_RATE + (PEAK_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+    return LAST_RATE + (peak - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def make_optimizer(model):
@@ -238,7 +240,7 @@ def make_optimizer(model):
     return torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
 
 
-def train(model, texts, n_steps, checkpoint):
+def train(model, texts, n_steps, checkpoint, peak):
     optimizer = make_optimizer(model)
     first = 0
     if checkpoint.exists():
@@ -250,7 +252,7 @@ def train(model, texts, n_steps, checkpoint):
     began, n_tokens, losses, right = time.time(), 0, [], []
     for step in range(first, n_steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, n_steps)
+            group["lr"] = rate(step, n_steps, peak)
         ids, counts = texts.batch(step)
         wanted = counts[:, 1:] > 0
         targets, counts = ids[:, 1:][wanted], counts[:, 1:][wanted]
@@ -314,6 +316,18 @@ def metadata(tokenizer):
     ]
 
 
+def load(path, model):
+    """The weights of a file that save wrote, into model; its tokenizer."""
+    metadata_of, tensors = gguf.read(path)
+    state = {}
+    for name, value in model.state_dict().items():
+        array = tensors[name].astype(np.float32) / (SHARPNESS if name == "output_norm.weight" else 1)
+        state[name] = torch.from_numpy(array.reshape(tuple(value.shape)).copy())
+    model.load_state_dict(state)
+    merges = [tuple(merge.split(" ")) for merge in metadata_of["tokenizer.ggml.merges"]]
+    return bpe.Tokenizer(metadata_of["tokenizer.ggml.tokens"], merges)
+
+
 def save(path, model, tokenizer):
     """Matrices in F16, norms in F32."""
     tensors = []
@@ -329,17 +343,19 @@ def main():
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpoint", default=str(ROOT / "build" / "demo-model.pt"))
+    parser.add_argument("--from", dest="begin", help="a trained file to go on from")
     options = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(options.threads)
     subjects = questions.load()
-    tokenizer = learn_tokenizer(subjects)
     model = Model()
+    tokenizer = load(options.begin, model) if options.begin else learn_tokenizer(subjects)
     print("%d subjects, %d tokens in the vocabulary, %d parameters" %
           (len(subjects), VOCAB, sum(p.numel() for p in model.parameters())), flush=True)
     os.makedirs(os.path.dirname(options.checkpoint), exist_ok=True)
     os.makedirs(os.path.dirname(options.out), exist_ok=True)
-    train(model, Texts(subjects, tokenizer), options.steps, pathlib.Path(options.checkpoint))
+    train(model, Texts(subjects, tokenizer), options.steps,
+          pathlib.Path(options.checkpoint), PEAK_RATE * (AGAIN if options.begin else 1))
     save(options.out, model, tokenizer)
     print("%s: %d bytes" % (options.out, os.path.getsize(options.out)))
 
