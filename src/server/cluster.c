@@ -456,7 +456,9 @@ enum status cluster_open(struct server *server, struct error *error)
     struct cluster_key key;
     struct error none;
     enum status status = cluster_key_load(&key, &none);
-    if (status == STATUS_NOT_FOUND)
+    if (status != STATUS_OK && status != STATUS_NOT_FOUND)
+        server_logf(server, "serving alone, in no cluster: %s", none.text);
+    if (status != STATUS_OK)
         return STATUS_OK;
     shelf_refresh(server);
     status = cluster_node_open(&server->node, &node, error);

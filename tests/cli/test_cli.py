@@ -154,7 +154,7 @@ def oracle_model(name, folder):
 
 
 def commands():
-    return re.findall(r"^  ([a-z]+) {2,}", run("help").out.decode(), re.MULTILINE)
+    return re.findall(r"^  ([a-z-]+) {2,}", run("help").out.decode(), re.MULTILINE)
 
 
 def options_of(command):
@@ -168,8 +168,8 @@ def usage():
     check_run("--help", run("--help"), err=r"^$")
     known = commands()
     expected = (
-        "run up key usage audit ps stop down pull list show cp rm quantize imatrix perplexity embed bench "
-        "tokenize render logits help".split()
+        "run up key usage audit ps stop down pull list show cp rm init token join leave status doctor load "
+        "unload remove rotate-key quantize imatrix perplexity embed bench tokenize render logits help".split()
     )
     check(known == expected, "every command is listed", known)
     for command in known:

@@ -129,7 +129,7 @@ def architectures(report):
 
 def names(report):
     """What ARCHITECTURE.md names in the source is there: files by their end, identifiers anywhere."""
-    files = [p for top in ("src", "tests", "tools") for p in (ROOT / top).rglob("*") if p.is_file()]
+    files = [p for top in ("src", "tests", "tools", "bench") for p in (ROOT / top).rglob("*") if p.is_file()]
     files += [p for p in ROOT.iterdir() if p.is_file()]
     sources = (p.read_text(encoding="utf-8", errors="replace") for p in files
                if p.suffix in (".c", ".h", ".py") or p.name == "run-suites")

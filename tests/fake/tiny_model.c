@@ -52,15 +52,55 @@ void tiny_string(struct tiny_gguf *gguf, const char *key, const char *value)
     put_string(&gguf->keys, value);
 }
 
+void tiny_strings(struct tiny_gguf *gguf, const char *key, const struct view *values, size_t n)
+{
+    put_key(gguf, key, 9);
+    put_u32(&gguf->keys, 8);
+    put_u64(&gguf->keys, n);
+    for (size_t i = 0; i < n; i++) {
+        put_u64(&gguf->keys, values[i].size);
+        put(&gguf->keys, values[i].data, values[i].size);
+    }
+}
+
+void tiny_i32s(struct tiny_gguf *gguf, const char *key, const int32_t *values, size_t n)
+{
+    put_key(gguf, key, 9);
+    put_u32(&gguf->keys, 5);
+    put_u64(&gguf->keys, n);
+    put(&gguf->keys, values, n * sizeof *values);
+}
+
 static void align(struct buffer *out)
 {
     static const char zeros[32];
     put(out, zeros, (32 - out->size % 32) % 32);
 }
 
-void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint64_t n_rows,
-                 uint64_t n_matrices)
+/* The number of a format in the file. */
+static uint32_t format_number(enum quant_format format)
 {
+    switch (format) {
+    case QUANT_F32:
+        return 0;
+    case QUANT_Q4_0:
+        return 2;
+    case QUANT_Q8_0:
+        return 8;
+    case QUANT_Q4_K:
+        return 12;
+    case QUANT_Q6_K:
+        return 14;
+    default:
+        abort();
+    }
+}
+
+void tiny_tensor_as(struct tiny_gguf *gguf, enum quant_format format, const char *name,
+                    uint64_t n_cols, uint64_t n_rows, uint64_t n_matrices)
+{
+    if (gguf->left_out != NULL && strcmp(name, gguf->left_out) == 0)
+        return;
     uint64_t seed = 14695981039346656037u; /* FNV-1a of the name */
     for (const char *c = name; *c != '\0'; c++)
         seed = (seed ^ (unsigned char)*c) * 1099511628211u;
@@ -71,14 +111,29 @@ void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint
         put_u64(&gguf->tensors, n_rows);
     if (n_matrices > 1)
         put_u64(&gguf->tensors, n_matrices);
-    put_u32(&gguf->tensors, 0);
+    put_u32(&gguf->tensors, format_number(format));
     put_u64(&gguf->tensors, gguf->data.size);
-    for (uint64_t i = 0; i < n_cols * n_rows * n_matrices; i++) {
-        float value = (float)(rng_uniform(seed, i, 0) - 0.5) * 0.5f;
-        put(&gguf->data, &value, sizeof value);
+    size_t bytes = quant_row_bytes(format, n_cols);
+    float *row = malloc(n_cols * sizeof *row);
+    void *encoded = malloc(bytes);
+    if (row == NULL || encoded == NULL)
+        abort();
+    for (uint64_t r = 0; r < n_rows * n_matrices; r++) {
+        for (uint64_t c = 0; c < n_cols; c++)
+            row[c] = (float)(rng_uniform(seed, r * n_cols + c, 0) - 0.5) * 0.5f;
+        quant_encode(format, row, encoded, n_cols, NULL);
+        put(&gguf->data, encoded, bytes);
     }
+    free(row);
+    free(encoded);
     align(&gguf->data);
     gguf->n_tensors++;
+}
+
+void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint64_t n_rows,
+                 uint64_t n_matrices)
+{
+    tiny_tensor_as(gguf, QUANT_F32, name, n_cols, n_rows, n_matrices);
 }
 
 void tiny_llama_keys(struct tiny_gguf *gguf, uint32_t n_heads)

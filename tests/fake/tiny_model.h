@@ -3,18 +3,25 @@
 #define CONSORT_TESTS_TINY_MODEL_H
 
 #include "base/base.h"
+#include "quant/quant.h"
 
 struct tiny_gguf {
     struct buffer keys, tensors, data;
     uint64_t n_keys, n_tensors;
+    const char *left_out; /* the name of a tensor that tiny_tensor does not write, or NULL */
 };
 
 void tiny_u32(struct tiny_gguf *gguf, const char *key, uint32_t value);
 void tiny_f32(struct tiny_gguf *gguf, const char *key, float value);
 void tiny_string(struct tiny_gguf *gguf, const char *key, const char *value);
+void tiny_strings(struct tiny_gguf *gguf, const char *key, const struct view *values, size_t n);
+void tiny_i32s(struct tiny_gguf *gguf, const char *key, const int32_t *values, size_t n);
 /* F32, n_cols x n_rows x n_matrices, seeded by its name. */
 void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint64_t n_rows,
                  uint64_t n_matrices);
+/* The same numbers in another format that can be encoded. */
+void tiny_tensor_as(struct tiny_gguf *gguf, enum quant_format format, const char *name,
+                    uint64_t n_cols, uint64_t n_rows, uint64_t n_matrices);
 
 /* The keys and tensors of a llama of 2 layers; half as many KV heads as heads, all heads together
  * TINY_EMBD numbers. */

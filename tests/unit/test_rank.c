@@ -88,7 +88,7 @@ struct answer {
     double logprobs; /* their sum, with the ids of the alternatives */
     bool done;
     struct generation_event last; /* its pointers are not to be followed */
-    char stop[64], error[256];
+    char stop[64], error[320];
 };
 
 static void on_event(void *context, const struct generation_event *event)
@@ -130,7 +130,7 @@ struct seat {
     /* Guarded by the room's mutex. */
     unsigned n_opened, n_broken;
     enum status status;
-    char reason[256];
+    char reason[320];
     bool closed;
 };
 

@@ -238,7 +238,7 @@ static void test_request_resumes(void **state)
 struct got {
     size_t n[4];
     struct generation_event event;
-    char text[64], stop[64], error[256];
+    char text[64], stop[64], error[320];
     struct token_logprob top[GENERATION_MAX_TOP_LOGPROBS];
 };
 
