@@ -1,4 +1,5 @@
-/* bench: what is measured, and what the machine could do at most (internal to the bench command).
+/* bench: what is measured, and what the machine could do at most (the bench
+ * command's own, but for the probe and the rate of products, which plan takes too).
  *
  * A run is a number of steps over one or more texts. Its limit is what reading the weights and the
  * KV cache takes at the machine's read rate, or what the products alone take at the rate of the
@@ -51,6 +52,10 @@ void bench_probe_close(struct bench_probe *probe);
 double bench_probe_read(struct bench_probe *probe);
 
 struct bench_limits bench_measure_limits(const struct engine *engine, struct bench_probe *probe);
+
+/* Products a second of all threads with the tokens of a prompt; 0 without memory. quant_init was
+ * called. */
+double bench_product_rate(unsigned n_threads, enum quant_format format);
 
 /* Tokens of each text that one step of the run takes. */
 uint32_t bench_step_tokens(const struct bench_run *run, size_t batch_limit);

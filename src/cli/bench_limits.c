@@ -136,6 +136,70 @@ static double measure_peak(unsigned n_threads, enum quant_format format)
     return best;
 }
 
+/* ---- Products with a prompt ------------------------------------------------------------------ */
+
+#define PRODUCT_COLS 2048
+#define PRODUCT_INPUTS 512
+#define PRODUCT_ROUNDS 5
+#define PRODUCT_NS 300000000u /* no further round after it */
+
+struct product {
+    struct quant_matrix w;
+    enum quant_packing packing;
+    const void *packed;
+    float *y;
+};
+
+static void product_run(void *context, unsigned thread, size_t begin, size_t end)
+{
+    const struct product *product = context;
+    (void)thread;
+    size_t step = quant_row_step(product->packing);
+    quant_matmul(&product->w, product->packing, begin * step, MIN(end * step, product->w.n_rows),
+                 product->packed, PRODUCT_INPUTS, product->y, product->w.n_rows);
+}
+
+/* Zeros take as long as other numbers. */
+double bench_product_rate(unsigned n_threads, enum quant_format format)
+{
+    struct error error;
+    struct pool *pool = NULL;
+    struct product product = {.packing = quant_packing(format, PRODUCT_INPUTS)};
+    size_t rows = MAX((size_t)n_threads * 512, 2048), step = quant_row_step(product.packing);
+    rows = (rows + step - 1) / step * step;
+    product.w = (struct quant_matrix){
+        .format = format,
+        .row_bytes = quant_row_bytes(format, PRODUCT_COLS),
+        .n_rows = rows,
+        .n_cols = PRODUCT_COLS,
+    };
+    size_t packed_bytes = PRODUCT_INPUTS * quant_packed_bytes(product.packing, PRODUCT_COLS);
+    size_t y_bytes = rows * PRODUCT_INPUTS * sizeof *product.y;
+    void *weights = pages_alloc(rows * product.w.row_bytes), *packed = pages_alloc(packed_bytes);
+    product.w.data = weights;
+    product.packed = packed;
+    product.y = pages_alloc(y_bytes);
+    double best = 0;
+    if (weights != NULL && packed != NULL && product.y != NULL &&
+        pool_open(&pool, n_threads, &error) == STATUS_OK) {
+        uint64_t first_ns = clock_now_ns();
+        for (int i = 0; i < PRODUCT_ROUNDS && clock_now_ns() - first_ns < PRODUCT_NS; i++) {
+            uint64_t begin_ns = clock_now_ns();
+            pool_run(pool, product_run, &product, rows / step, 1);
+            double products = (double)rows * PRODUCT_COLS * PRODUCT_INPUTS;
+            best = MAX(best, products * 1e9 / (double)(clock_now_ns() - begin_ns));
+        }
+    }
+    pool_close(pool);
+    if (weights != NULL)
+        pages_free(weights, rows * product.w.row_bytes);
+    if (packed != NULL)
+        pages_free(packed, packed_bytes);
+    if (product.y != NULL)
+        pages_free(product.y, y_bytes);
+    return best;
+}
+
 struct bench_limits bench_measure_limits(const struct engine *engine, struct bench_probe *probe)
 {
     unsigned n_threads = model_n_threads(engine->model);

@@ -66,7 +66,7 @@ extern const struct cli_command cli_run, cli_up, cli_key, cli_usage_command, cli
     cli_stop, cli_down, cli_pull, cli_list, cli_show, cli_cp, cli_rm, cli_quantize, cli_imatrix,
     cli_perplexity, cli_embed, cli_bench, cli_tokenize, cli_render, cli_logits, cli_help,
     cli_doctor, cli_init, cli_token, cli_join, cli_leave, cli_status, cli_load, cli_unload,
-    cli_remove, cli_rotate;
+    cli_remove, cli_rotate, cli_plan;
 
 /* Splits arguments into options and operands. *shown_help when --help was asked for and answered.
  * Returns CLI_DONE or CLI_USAGE (said on stderr). */

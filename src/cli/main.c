@@ -6,12 +6,23 @@
 #include <unistd.h>
 
 const struct cli_command *const cli_commands[] = {
-    &cli_run,     &cli_up,         &cli_key,    &cli_usage_command, &cli_audit,    &cli_ps,
-    &cli_stop,    &cli_down,       &cli_pull,   &cli_list,          &cli_show,     &cli_cp,
-    &cli_rm,      &cli_init,       &cli_token,  &cli_join,          &cli_leave,    &cli_status,
-    &cli_doctor,  &cli_load,       &cli_unload, &cli_remove,        &cli_rotate,   &cli_quantize,
-    &cli_imatrix, &cli_perplexity, &cli_embed,  &cli_bench,         &cli_tokenize, &cli_render,
-    &cli_logits,  &cli_help,       NULL,
+    &cli_run,     &cli_up,
+    &cli_key,     &cli_usage_command,
+    &cli_audit,   &cli_ps,
+    &cli_stop,    &cli_down,
+    &cli_pull,    &cli_list,
+    &cli_show,    &cli_cp,
+    &cli_rm,      &cli_init,
+    &cli_token,   &cli_join,
+    &cli_leave,   &cli_status,
+    &cli_doctor,  &cli_load,
+    &cli_unload,  &cli_remove,
+    &cli_rotate,  &cli_quantize,
+    &cli_imatrix, &cli_perplexity,
+    &cli_embed,   &cli_bench,
+    &cli_plan,    &cli_tokenize,
+    &cli_render,  &cli_logits,
+    &cli_help,    NULL,
 };
 
 static const struct cli_command *find_command(const char *name)

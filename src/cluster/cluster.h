@@ -16,11 +16,23 @@
 #include "cluster/key.h"
 #include "engine/engine.h"
 #include "net/net.h"
+#include "plan/plan.h"
 
 #define CLUSTER_DEFAULT_LISTEN ":4001"
 #define CLUSTER_MAX_PEER_OPTIONS 16
 
 struct cluster_node;
+
+/* ---- The planner's view of a model file ------------------------------------------------------ */
+
+/* Sums the file's tensors up by how shards hold them, for a cache of kv_format.
+ * layers[PLAN_MAX_LAYERS] is the caller's and lives as long as *out. STATUS_UNSUPPORTED for models
+ * that write no text. */
+enum status cluster_plan_model(struct plan_model *out, struct plan_layer *layers,
+                               const struct weights *weights, const struct model_desc *desc,
+                               enum quant_format kv_format, struct error *error);
+
+/* ---- A node ---------------------------------------------------------------------------------- */
 
 /* This machine's identity, made where there is none: HOME/cluster/node.json. */
 enum status cluster_node_id(uint8_t id[NET_NODE_BYTES], struct error *error);

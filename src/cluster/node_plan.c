@@ -1,7 +1,6 @@
 /* From what the control plane knows of the nodes to a placement of one model, by the planner or,
  * where a user asks for a kind of placement, by rule. */
 #include "cluster/node_internal.h"
-#include "cluster/plan_model.h"
 #include "cluster/rank.h"
 
 #include <stdio.h>

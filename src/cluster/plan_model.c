@@ -1,5 +1,5 @@
 /* From the tensors of a file to what the planner counts with. */
-#include "cluster/plan_model.h"
+#include "cluster/cluster.h"
 
 #include <ctype.h>
 #include <stdio.h>

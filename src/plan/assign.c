@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define SHARE_UNITS 4096 /* shares of a group add up to about this */
-#define BISECTIONS 7
+#define BISECTIONS 6
 #define GROWTH 1.3 /* of a limit that nothing fits */
 
 /* ---- Shares ---------------------------------------------------------------------------------- */

@@ -250,6 +250,12 @@ static struct slot *slot_of(struct search *search, enum plan_kind kind, uint32_t
     return *slot != NULL ? *slot : &search->spare;
 }
 
+static bool fits_over(const struct search *search, enum plan_kind kind, uint32_t n_nodes)
+{
+    const struct slot *slot = search->slots[kind][n_nodes - 1];
+    return slot != NULL && slot->fits;
+}
+
 /* How near a fault is to fitting: the smaller, the nearer. */
 static double distance(const struct fault *fault)
 {
@@ -421,7 +427,8 @@ static void try_tensors(struct search *search)
     by_memory(planner, nodes);
     for (uint32_t n = 2; n <= most; n++) {
         try_tensor(search, planner->order, n);
-        try_tensor(search, nodes, n);
+        if (!fits_over(search, PLAN_TENSOR, n))
+            try_tensor(search, nodes, n);
     }
     uint32_t seeds[PLAN_MAX_NODES];
     uint32_t n_seeds = planner->uniform ? 0 : best_linked(planner, seeds);
@@ -474,9 +481,10 @@ static void try_layout(struct search *search, const struct layout *layout, enum 
         keep(search, n_nodes - 1, &plan, false, &fault);
 }
 
-/* Over the first groups of a row, for each number of them. */
+/* Over the first groups of a row, for each number of them; where spare, only where nothing over as
+ * many nodes fits yet. */
 static void try_pipelines(struct search *search, const struct group *groups, uint32_t n,
-                          enum plan_kind kind, const uint32_t *row)
+                          enum plan_kind kind, const uint32_t *row, bool spare)
 {
     const struct planner *planner = search->planner;
     struct layout *layout = layout_open(planner, groups, n);
@@ -488,7 +496,7 @@ static void try_pipelines(struct search *search, const struct group *groups, uin
     try_layout(search, layout, kind, row, n, LAYOUT_FILL);
     for (uint32_t k = 2; k <= n; k++) {
         uint32_t step = k > ALL_COUNTS ? 4 : k > ALL_COUNTS / 2 && kind == PLAN_GROUPS ? 2 : 1;
-        if (k % step != 0 && k != n)
+        if ((k % step != 0 && k != n) || (spare && fits_over(search, kind, k)))
             continue;
         memcpy(sequence, row, k * sizeof *sequence);
         try_layout(search, layout, kind, sequence, k, LAYOUT_BALANCE);
@@ -514,10 +522,10 @@ static void try_node_pipelines(struct search *search)
     }
     for (uint32_t i = 0; i < n; i++)
         group_of(&groups[i], &i, 1);
-    try_pipelines(search, groups, n, PLAN_PIPELINE, planner->order);
+    try_pipelines(search, groups, n, PLAN_PIPELINE, planner->order, false);
     by_memory(planner, row);
     if (memcmp(row, planner->order, n * sizeof *row) != 0)
-        try_pipelines(search, groups, n, PLAN_PIPELINE, row);
+        try_pipelines(search, groups, n, PLAN_PIPELINE, row, true);
     free(groups);
 }
 
@@ -553,7 +561,7 @@ static void try_group_pipelines(struct search *search, uint32_t size)
     if (groups == NULL)
         search->failed = true;
     else if (n >= 2)
-        try_pipelines(search, groups, n, PLAN_GROUPS, row);
+        try_pipelines(search, groups, n, PLAN_GROUPS, row, false);
     free(groups);
 }
 

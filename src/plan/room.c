@@ -299,9 +299,6 @@ const struct plan_shape *plan_find_shape(const struct plan_room *room, const cha
 
 /* ---- Nodes ----------------------------------------------------------------------------------- */
 
-/* What a GPU's or CPU's layer takes beside its products: launches, barriers, norms. */
-#define OVERHEAD_US 50
-
 double plan_read_rate(double nominal)
 {
     return nominal * NOMINAL_SHARE;
@@ -315,7 +312,8 @@ struct plan_node plan_machine_node(const struct plan_machine *machine)
         .read_rate = machine->read_gbs > 0 ? machine->read_gbs * GB
                                            : plan_read_rate(machine->nominal_gbs * GB),
         .flops = machine->tflops * 1e12,
-        .layer_overhead_s = (machine->overhead_us > 0 ? machine->overhead_us : OVERHEAD_US) * 1e-6,
+        .layer_overhead_s =
+            machine->overhead_us > 0 ? machine->overhead_us * 1e-6 : PLAN_LAYER_OVERHEAD_S,
     };
     snprintf(node.name, sizeof node.name, "%s", machine->name);
     return node;

@@ -169,7 +169,7 @@ def usage():
     known = commands()
     expected = (
         "run up key usage audit ps stop down pull list show cp rm init token join leave status doctor load "
-        "unload remove rotate-key quantize imatrix perplexity embed bench tokenize render logits help".split()
+        "unload remove rotate-key quantize imatrix perplexity embed bench plan tokenize render logits help".split()
     )
     check(known == expected, "every command is listed", known)
     for command in known:

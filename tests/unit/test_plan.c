@@ -350,8 +350,7 @@ static void test_plan_mla_and_experts(void **state)
 static void test_plan_objectives(void **state)
 {
     (void)state;
-    const char *nodes =
-        "{nodes: [{machine: mac-studio-m1-max, count: 2}], link: thunderbolt5-rdma}";
+    const char *nodes = "{nodes: [{machine: mac-studio-m1-max, count: 2}], link: 10gbe}";
     /* One stream of a 70B has too little for a reader: both machines work on it. */
     struct fixture *f = open_plan(nodes, "70b-q4_k_m", PLAN_AUTO, 1024, 1);
     assert_int_equal(f->result->plans[0].kind, PLAN_TENSOR);
