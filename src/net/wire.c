@@ -17,7 +17,7 @@
 enum {
     MAX_TLS_BYTES = 1 << 30,
     SEND_BYTES = 1 << 20,
-    SILENT_MS = 10000, /* what was sent and is not acknowledged for so long is lost */
+    SILENT_MS = 60000, /* what was sent and is not taken for so long is lost */
     KEEPALIVE_S = 5,
     KEEPALIVE_PROBES = 2,
 };

@@ -41,7 +41,7 @@ struct fixture {
     struct net_link_server *server;
     char address[NET_ADDRESS_BYTES];
     struct net_hello hello;
-    size_t pending_bytes;
+    size_t pending_bytes, frame_bytes;
     unsigned timeout_ms;
     bool detach;           /* the server takes every link as a wire */
     bool close_in_message; /* the server closes at the first message */
@@ -194,6 +194,7 @@ static void open_server(struct fixture *fixture)
                  .context = fixture,
                  .hello = fixture->hello,
                  .timeout_ms = fixture->timeout_ms,
+                 .frame_bytes = fixture->frame_bytes,
                  .pending_bytes = fixture->pending_bytes},
         .find_key = find_key,
     };
@@ -227,6 +228,7 @@ static void connect_with(struct fixture *fixture, struct side *side, const char 
                                        .context = side,
                                        .hello = make_hello("client", purpose, "{\"a\":1}"),
                                        .timeout_ms = fixture->timeout_ms,
+                                       .frame_bytes = fixture->frame_bytes,
                                        .pending_bytes = fixture->pending_bytes};
     side->fixture = fixture;
     if (net_link_connect(&side->link, fixture->loop, address, key, &options, &error) != STATUS_OK)
@@ -319,6 +321,26 @@ static void test_link_large_messages(void **state)
     free(large);
 }
 
+static bool longer_back(struct fixture *fixture)
+{
+    return fixture->client.message_bytes == 3 * (size_t)NET_FRAME_BYTES;
+}
+
+static void test_link_longer_messages(void **state)
+{
+    (void)state;
+    struct fixture fixture = {.echo = true, .frame_bytes = 3 * (size_t)NET_FRAME_BYTES};
+    char *large = calloc(1, fixture.frame_bytes + 1);
+    open_server(&fixture);
+    connect_client(&fixture);
+    struct net_link *link = fixture.client.link;
+    assert_true(net_link_send(link, 1, (struct view){large, fixture.frame_bytes}));
+    assert_false(net_link_send(link, 1, (struct view){large, fixture.frame_bytes + 1}));
+    run_until(&fixture, longer_back);
+    close_server(&fixture);
+    free(large);
+}
+
 /* Who closes is seen on the other side as closed; what was sent before arrives. */
 static void test_link_close(void **state)
 {
@@ -350,18 +372,21 @@ static void test_link_close_in_callback(void **state)
     close_server(&fixture);
 }
 
-/* A connection that ends without a goodbye is broken, not closed. */
+/* A connection that ends without a goodbye is broken, not closed; half of one, too. */
 static void test_link_reset(void **state)
 {
     (void)state;
-    struct fixture fixture = {0};
-    open_server(&fixture);
-    connect_client(&fixture);
-    shutdown(fixture.accepted[0].link->stream.fd, SHUT_RDWR);
-    run_until(&fixture, client_down);
-    assert_int_equal(fixture.client.fault, NET_LINK_RESET);
-    assert_string_equal(net_link_fault_word(fixture.client.fault), "connection lost");
-    close_server(&fixture);
+    static const int ways[] = {SHUT_RDWR, SHUT_WR};
+    for (size_t i = 0; i < ARRAY_COUNT(ways); i++) {
+        struct fixture fixture = {0};
+        open_server(&fixture);
+        connect_client(&fixture);
+        shutdown(fixture.accepted[0].link->stream.fd, ways[i]);
+        run_until(&fixture, client_down);
+        assert_int_equal(fixture.client.fault, NET_LINK_RESET);
+        assert_string_equal(net_link_fault_word(fixture.client.fault), "connection lost");
+        close_server(&fixture);
+    }
 }
 
 /* ---- What does not become a link ---- */
@@ -1026,6 +1051,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_link_messages),
         cmocka_unit_test(test_link_large_messages),
+        cmocka_unit_test(test_link_longer_messages),
         cmocka_unit_test(test_link_close),
         cmocka_unit_test(test_link_close_in_callback),
         cmocka_unit_test(test_link_reset),
