@@ -3,7 +3,7 @@
  *   1, 2   a message from the first or the second node
  *   h      the hello of a new link, of a node of its own
  *   s      the state that another core was saved with
- *   t      a second passes, and local work comes to its end
+ *   t, T   a moment passes, or a long time, and local work comes to its end; x: it fails
  *
  * In a message @ becomes the number of the instance that was last heard of, # its epoch, and % the
  * request last heard of, so that an input can answer what the core says.
@@ -25,7 +25,7 @@ struct world {
     uint32_t opened_epoch[64], closed_epoch[64];
     size_t n_opened, n_closed;
     char object[CLUSTER_OBJECT_BYTES];
-    uint32_t chunk;
+    uint32_t chunk, n_tokens;
     struct cluster_id source;
     bool fetching;
 };
@@ -138,7 +138,9 @@ static void world_close(void *context, uint64_t instance, uint32_t epoch)
 
 static void world_start(void *context, const struct cluster_work *work)
 {
-    ((struct world *)context)->work = work->work;
+    struct world *world = context;
+    world->work = work->work;
+    world->n_tokens = (uint32_t)work->n_tokens;
 }
 
 static void world_cancel(void *context, uint64_t work)
@@ -158,12 +160,13 @@ static void world_end(void *context, uint64_t request, enum status status, const
     (void)context, (void)request, (void)status, (void)reason, (void)data;
 }
 
-static void world_ends(struct world *world)
+static void world_ends(struct world *world, bool good, uint64_t ms)
 {
     struct cluster_core *core = world->core;
     while (world->n_opened > 0) {
         size_t i = --world->n_opened;
-        cluster_core_opened(core, world->opened[i], world->opened_epoch[i], STATUS_OK, "");
+        cluster_core_opened(core, world->opened[i], world->opened_epoch[i],
+                            good ? STATUS_OK : STATUS_IO, good ? "" : "no mesh");
     }
     while (world->n_closed > 0) {
         size_t i = --world->n_closed;
@@ -176,14 +179,19 @@ static void world_ends(struct world *world)
         if (world->chunk == CLUSTER_CHUNK_MANIFEST)
             cluster_core_manifest(core, object, world->source, 20u << 20, NULL);
         else
-            cluster_core_fetched(core, object, world->chunk, world->source, CLUSTER_FETCHED);
+            cluster_core_fetched(core, object, world->chunk, world->source,
+                                 good ? CLUSTER_FETCHED : CLUSTER_FETCH_WRONG);
     }
     if (world->work != 0) {
-        cluster_core_token(core, world->work, 0, 7, NULL);
-        cluster_core_end(core, world->work, STATUS_OK, "", NULL);
-        world->work = 0;
+        cluster_core_token(core, world->work, world->n_tokens++, 7, NULL);
+        if (good && world->n_tokens > 3)
+            cluster_core_end(core, world->work, STATUS_OK, "", NULL);
     }
-    world->now_ms += 1000;
+    if (!good)
+        cluster_core_broken(core, world->instance, (uint32_t)world->epoch,
+                            (struct cluster_id){0, 1}, "broken");
+    cluster_core_steps(core, world->instance, (uint32_t)world->epoch, 1, true);
+    world->now_ms += ms;
     cluster_core_tick(core);
 }
 
@@ -249,8 +257,8 @@ static void link_node(struct world *world, uint32_t link)
 
 static void line_done(struct world *world, const uint8_t *line, size_t size, uint32_t *link)
 {
-    if (line[0] == 't') {
-        world_ends(world);
+    if (line[0] == 't' || line[0] == 'T' || line[0] == 'x') {
+        world_ends(world, line[0] != 'x', line[0] == 'T' ? 3100 : 300);
         return;
     }
     json_t *json = parse(world, line + 1, size - 1);
@@ -301,7 +309,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += skip;
         size -= skip;
     }
-    world_ends(&world);
+    world_ends(&world, true, 300);
     json_decref(cluster_core_status(world.core));
     cluster_core_close(world.core);
     return 0;
