@@ -461,9 +461,12 @@ enum status cluster_open(struct server *server, struct error *error)
     if (status != STATUS_OK)
         return STATUS_OK;
     shelf_refresh(server);
-    status = cluster_node_open(&server->node, &node, error);
+    status = cluster_node_open(&server->node, &node, &none);
     if (status != STATUS_OK)
-        return status;
+        return error_set(error, status,
+                         "cannot take part in the cluster: %.180s. Name another port with "
+                         "--cluster-listen, or serve alone with --no-cluster",
+                         none.text);
     cluster_core_each(cluster_node_core(server->node), take_each, server);
     cluster_share_keys(server);
     begin_digests(server);

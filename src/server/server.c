@@ -630,6 +630,9 @@ void server_close(struct server *server)
     gateway_close(server->gateway);
     net_loop_close(server->loop);
     pool_close(server->pool);
+    for (size_t i = 0; i < server->n_models; i++)
+        if (server->models[i].only_away)
+            free((char *)server->models[i].name);
     free(server);
 }
 
