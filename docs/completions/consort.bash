@@ -7,7 +7,7 @@ _consort()
     local program=${COMP_WORDS[0]} command=${COMP_WORDS[1]} choices=
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ] || { [ "$COMP_CWORD" -eq 2 ] && [ "$command" = help ]; }; then
-        choices=$("$program" help 2>/dev/null | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p')
+        choices=$("$program" help 2>/dev/null | sed -n 's/^  \([a-z][a-z-]*\) .*/\1/p')
         [ "$COMP_CWORD" -eq 1 ] && choices="$choices --help --version"
     elif [[ $word == -* ]]; then
         choices=$("$program" help "$command" 2>/dev/null |

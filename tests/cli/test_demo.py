@@ -20,7 +20,7 @@ QUESTIONS = [
     ("Which models run?", ["Llama", "Qwen", "GGUF"]),
     ("Is my data private?", ["leaves the building"]),
     ("Does it use the GPU?", ["Not yet", "CPU"]),
-    ("How do I add a machine?", ["planned", "join token"]),
+    ("How do I add a machine?", ["consort token", "consort join"]),
     ("What is GGUF?", ["file format"]),
     ("Which licence does consort have?", ["MIT"]),
     ("Who are you?", ["demo model"]),
