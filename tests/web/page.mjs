@@ -368,7 +368,6 @@ await scene("the key", async () => {
   tap.check(kept[0] === secret && kept[1] === null, "the key is kept for the window only", kept);
   await page.getByRole("button", { name: "Settings" }).click();
   await page.getByRole("button", { name: "Forget the key" }).click();
-  await page.keyboard.press("Escape");
   await page.getByLabel("Key", { exact: true }).fill(secret);
   await page.getByLabel("Remember it").check();
   await page.getByRole("button", { name: "Use this key" }).click();

@@ -170,7 +170,13 @@ export function Drawer(): JSX.Element | null {
         <>
           <h3>Key</h3>
           <div class="row">
-            <button type="button" onClick={() => setKey("", false)}>
+            <button
+              type="button"
+              onClick={() => {
+                setKey("", false);
+                drawerOpen.value = false; // the key is asked for next
+              }}
+            >
               Forget the key
             </button>
           </div>
