@@ -357,8 +357,10 @@ static void draw(struct batch *batch, const struct flight *flight)
  * have landed. Of twice as many rows as there are streams there are always enough in a row. */
 static void place_rows(const struct batch *batch, struct flight *flight)
 {
-    const struct flight *last = &batch->flights[batch->n_flights - 1];
-    flight->first_row = batch->n_flights > 0 ? last->first_row + last->n_rows : 0;
+    if (batch->n_flights > 0) {
+        const struct flight *last = &batch->flights[batch->n_flights - 1];
+        flight->first_row = last->first_row + last->n_rows;
+    }
     if (flight->first_row + flight->n_rows > batch->max_rows)
         flight->first_row = 0;
 }
