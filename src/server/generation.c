@@ -402,7 +402,8 @@ static struct generation_request *make_request(const struct generation *generati
         (call->has_seed ? call->sampling.seed : rng_entropy()) + choice % call->n_choices;
     request->client = gateway_client(&generation->use);
     request->grammar = generation->grammar;
-    request->grammar_asked = json_incref(generation->grammar_asked);
+    if (generation->away) /* a copy of its own: references are not counted across threads */
+        request->grammar_asked = json_deep_copy(generation->grammar_asked);
     request->max_tokens = call->max_tokens;
     request->stops = stops;
     request->n_stops = call->n_stops;
