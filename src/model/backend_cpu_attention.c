@@ -42,12 +42,11 @@ static void store_turned(enum quant_format format, const float *x, unsigned char
     size_t bytes = quant_info(format)->block_bytes;
     page += token / ROWS * n_cols * ROWS * bytes;
     token %= ROWS;
-    for (; n_cols > 0; x += MIN(n_cols, (size_t)STORE_COLS)) {
-        size_t n = MIN(n_cols, (size_t)STORE_COLS);
-        quant_encode(format, x, encoded, n, NULL);
+    for (size_t begin = 0; begin < n_cols; begin += STORE_COLS) {
+        size_t n = MIN(n_cols - begin, (size_t)STORE_COLS);
+        quant_encode(format, x + begin, encoded, n, NULL);
         for (size_t c = 0; c < n; c++, page += ROWS * bytes)
             memcpy(page + token * bytes, encoded + c * bytes, bytes);
-        n_cols -= n;
     }
 }
 

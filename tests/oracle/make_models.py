@@ -94,6 +94,8 @@ def encoder(name, arch="bert", **more):
 
 ARCHITECTURE_CASES = [
     Case("llama-heads", "llama", heads=6, kv=6, head=8),
+    Case("llama-heads-of-96", "llama", layers=2, head=96, v_head=96),
+    Case("llama-heads-of-130", "llama", layers=2, heads=2, kv=1, head=130, v_head=70),
     Case(
         "llama-rope-linear",
         "llama",

@@ -31,6 +31,8 @@ static const struct shape shapes[] = {
     {"Q8_0", QUANT_Q8_0, 6, 2, 32, 64, 300, .window = 0},
     {"F32, odd heads", QUANT_F32, 3, 3, 20, 13, 150, .window = 0, .layout = KV_TURNED},
     {"long heads", QUANT_F32, 2, 1, 192, 128, 150, .window = 0, .layout = KV_TURNED},
+    {"heads of 96", QUANT_F16, 4, 2, 96, 80, 300, .window = 0, .layout = KV_TURNED},
+    {"heads of 130", QUANT_F32, 2, 1, 130, 66, 150, .window = 0, .layout = KV_TURNED},
     {"one group of 70", QUANT_F32, 70, 1, 8, 8, 140, .window = 0},
     {"latent", QUANT_F16, 16, 1, 96, 64, 1100, .window = 0, .latent = true},
     {"window", QUANT_F16, 4, 1, 32, 32, 2600, 200, .layout = KV_TURNED},
