@@ -204,6 +204,8 @@ static enum status check_options(const struct cluster_options *options, struct e
 enum status cluster_core_open(struct cluster_core **out, const struct cluster_env *env,
                               const struct cluster_options *options, struct error *error)
 {
+    struct error unread = {.code = STATUS_OK};
+    error = error != NULL ? error : &unread;
     enum status status = check_options(options, error);
     if (status != STATUS_OK)
         return status;
@@ -310,6 +312,10 @@ void cluster_core_set_facts(struct cluster_core *core, const struct cluster_fact
     self->facts = *facts;
     self->facts.n_models = MIN(facts->n_models, CLUSTER_MAX_MODELS);
     self->facts.n_objects = MIN(facts->n_objects, CLUSTER_MAX_OBJECTS);
+    for (uint32_t i = 0; i < self->facts.n_models; i++) {
+        struct cluster_model *model = &self->facts.models[i];
+        text_copy(model->name, sizeof model->name, model->name);
+    }
     self->has_facts = true;
     core->facts_dirty = true;
     core_end(core);

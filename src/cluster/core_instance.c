@@ -596,9 +596,12 @@ enum status cluster_core_load(struct cluster_core *core, const struct cluster_mo
     if (!sha_valid(model->sha))
         return error_set(error, STATUS_INVALID, "a model is named by its SHA-256");
     snprintf(key, sizeof key, "model/%s", model->sha);
-    json_t *value =
-        json_pack("{s:s, s:o}", "name", model->name, "size", json_u64(model->size_bytes));
-    if (value != NULL && options != NULL)
+    char name[CLUSTER_NAME_BYTES];
+    text_copy(name, sizeof name, model->name);
+    json_t *value = json_pack("{s:s, s:o}", "name", name, "size", json_u64(model->size_bytes));
+    if (value == NULL)
+        return error_memory(error, sizeof *model);
+    if (options != NULL)
         json_object_set_new(value, "options", json_deep_copy(options));
     enum status status = cluster_core_put(core, key, value, error);
     json_decref(value);

@@ -84,7 +84,11 @@ void keys_tick(struct cluster_core *core)
 enum status cluster_core_rotate(struct cluster_core *core, const struct cluster_key *key,
                                 struct error *error)
 {
-    if (key->id[0] == 0 || keys_hold(core, key->id))
+    char id[CLUSTER_KEY_ID_BYTES], secret[CLUSTER_KEY_SECRET_BYTES];
+    text_copy(id, sizeof id, key->id);
+    text_copy(secret, sizeof secret, key->secret);
+    if (id[0] == 0 || strcmp(id, key->id) != 0 || strcmp(secret, key->secret) != 0 ||
+        keys_hold(core, id))
         return error_set(error, STATUS_INVALID, "the new key is no new key");
     if (core->n_keys > 1)
         return error_set(error, STATUS_BUSY,

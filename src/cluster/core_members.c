@@ -315,6 +315,7 @@ static void link_take(struct cluster_core *core, struct node *node, uint32_t lin
     node->reason[0] = 0;
     node->skew_ms = 0;
     node->digest = state_digest(&core->state);
+    core->removed_reason[0] = 0;
     core_log(core, "%s is up", node->name);
     core->facts_dirty = core->work_dirty = core->saved_dirty = true;
     instances_node_up(core);

@@ -199,12 +199,23 @@ bool sha_valid(const char *text)
 
 void text_copy(char *out, size_t size, const char *text)
 {
-    size_t length = MIN(strlen(text), size - 1);
-    /* Not within a character: its following bytes begin with the bits 10. */
-    while (length > 0 && text[length] != 0 && (text[length] & 0xc0) == 0x80)
-        length--;
-    memmove(out, text, length);
-    out[length] = 0;
+    size_t length = strlen(text), n = 0;
+    while (length > 0) {
+        uint32_t code_point;
+        size_t taken = utf8_decode(text, length, &code_point);
+        bool good = taken > 0 && code_point >= ' ' && code_point != 0x7f;
+        size_t written = good ? taken : 1;
+        if (n + written > size - 1)
+            break;
+        if (good)
+            memmove(out + n, text, taken);
+        else
+            out[n] = '?';
+        n += written;
+        text += MAX(taken, (size_t)1);
+        length -= MAX(taken, (size_t)1);
+    }
+    out[n] = 0;
 }
 
 /* FNV-1a, and the finaliser of SplitMix64. */

@@ -48,7 +48,8 @@ json_t *json_u64(uint64_t value);
 json_t *json_model(const struct cluster_model *model);
 
 bool sha_valid(const char *text);
-/* Copies what fits, whole characters only. */
+/* Copies what fits, whole characters only; "?" stands for what is not UTF-8 and for control
+ * characters, so that the copy can be sent and shown. out may be text. */
 void text_copy(char *out, size_t size, const char *text);
 uint64_t hash_text(const char *text);
 uint64_t hash_mix(uint64_t value);

@@ -44,6 +44,15 @@ static void add_candidate(const struct cluster_core *core, const struct node *no
             candidate->objects[candidate->n_objects++] = node->facts.objects[i].id;
 }
 
+static bool object_valid(const struct cluster_member *member)
+{
+    char text[CLUSTER_OBJECT_BYTES];
+    if (memchr(member->object, 0, sizeof member->object) == NULL)
+        return false;
+    text_copy(text, sizeof text, member->object);
+    return strcmp(text, member->object) == 0;
+}
+
 /* An owner has a rank of its own, a node has one rank at most, and all are here. */
 static bool plan_valid(struct cluster_core *core, const struct cluster_plan *plan,
                        struct error *error)
@@ -52,8 +61,7 @@ static bool plan_valid(struct cluster_core *core, const struct cluster_plan *pla
                 plan->owner < plan->n_members;
     for (uint32_t i = 0; good && i < plan->n_members; i++) {
         good = core_node_here(core, plan->members[i].node) != NULL &&
-               plan->members[i].bytes <= INT64_MAX &&
-               memchr(plan->members[i].object, 0, CLUSTER_OBJECT_BYTES) != NULL;
+               plan->members[i].bytes <= INT64_MAX && object_valid(&plan->members[i]);
         for (uint32_t k = 0; good && k < i; k++)
             good = !cluster_id_equal(plan->members[i].node, plan->members[k].node);
     }

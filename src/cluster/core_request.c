@@ -140,6 +140,7 @@ enum status cluster_core_submit(struct cluster_core *core, const struct cluster_
     core->n_asks = MAX(core->n_asks, slot + 1);
     struct ask *ask = &core->asks[slot];
     *ask = (struct ask){.used = true, .model = *model, .begun_ms = core->now_ms};
+    text_copy(ask->model.name, sizeof ask->model.name, ask->model.name);
     ask->id = ++core->next_request * CLUSTER_MAX_REQUESTS + slot;
     ask->payload = json_deep_copy(payload);
     if (ask->payload == NULL) {
@@ -327,9 +328,6 @@ static json_t *end_message(uint64_t request, uint32_t attempt, uint32_t n, enum 
 {
     char text[CLUSTER_REASON_BYTES];
     text_copy(text, sizeof text, reason != NULL ? reason : "");
-    for (char *c = text; *c != 0; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = ' ';
     json_t *message = about("end", request, attempt);
     json_object_set_new(message, "n", json_u64(n));
     json_object_set_new(message, "status", json_u64(status));

@@ -88,9 +88,6 @@ static void tell_failed(struct cluster_core *core, const struct reservation *r, 
 {
     char text[CLUSTER_REASON_BYTES];
     text_copy(text, sizeof text, reason);
-    for (char *c = text; *c != 0; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = ' ';
     json_t *message = json_pack("{s:s, s:s}", "type", "failed", "reason", text);
     if (!cluster_id_none(peer))
         json_object_set_new(message, "peer", json_id(peer));

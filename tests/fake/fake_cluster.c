@@ -10,6 +10,7 @@
 #define RETRY_MS 20
 #define CHECK_MS 250
 #define DEAD_MEMBER_MS 5000 /* an instance with a dead member is over after */
+#define HUNG_MEMBER_MS 8000 /* ... and with one that hangs */
 #define CHUNK_MS 60
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
@@ -88,7 +89,7 @@ struct sim_node {
     struct cluster_core *core;
     json_t *saved;
     const char *peer; /* in its configuration; NULL: none */
-    uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms;
+    uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms, hung_ms;
     int64_t skew_ms;
     int protocol; /* that it speaks; 0: this one */
     bool hung, abandoned, whole[SIM_MAX_MODELS];
@@ -930,7 +931,7 @@ static void happen_step(struct sim *sim, struct event *event)
     for (uint32_t i = 0; i < rank->n_members; i++) {
         if (member_lives(sim, rank, i))
             continue;
-        if (chance(sim, 3)) { /* the mesh notices */
+        if (!sim->options.silent && chance(sim, 3)) { /* the mesh notices */
             struct event *broken = event_new(sim, EVENT_BROKEN, event->node);
             broken->a = rank->instance;
             broken->b = rank->epoch;
@@ -1040,6 +1041,18 @@ static void tell_steps(struct sim_node *node)
     }
 }
 
+/* No instance stays for long with a rank that hangs while there is work. */
+static void check_hung(struct sim *sim, const struct sim_node *node,
+                       const struct instance *instance, const struct sim_node *member)
+{
+    uint64_t now_ms = env_now((void *)(uintptr_t)node);
+    if (member->hung && sim->now_ms - member->hung_ms > HUNG_MEMBER_MS &&
+        member->frozen_until_ms == 0 && node->frozen_until_ms == 0 &&
+        instance->state == INSTANCE_RUNNING && now_ms - instance->changed_ms > HUNG_MEMBER_MS &&
+        now_ms - instance->idle_ms > HUNG_MEMBER_MS && requests_of(node->core, instance) > 0)
+        sim_fail(sim, "%s waits for %s, which hangs", node->name, member->name);
+}
+
 /* An owner learns of a dead member within a bound. */
 static void check_members(struct sim *sim, const struct sim_node *node)
 {
@@ -1053,6 +1066,8 @@ static void check_members(struct sim *sim, const struct sim_node *node)
                     sim->now_ms - MAX(member->crashed_ms, node->frozen_until_ms) > DEAD_MEMBER_MS)
                     sim_fail(sim, "%s keeps an instance with %s, which is dead", node->name,
                              member->name);
+                if (cluster_id_equal(member->id, instance->plan.members[k].node))
+                    check_hung(sim, node, instance, member);
             }
     }
 }
@@ -1316,6 +1331,7 @@ void sim_hang(struct sim *sim, unsigned node, bool hung)
 {
     trace(sim, &sim->nodes[node], hung ? "hangs" : "hangs no more");
     sim->nodes[node].hung = hung;
+    sim->nodes[node].hung_ms = sim->now_ms;
 }
 
 void sim_skew(struct sim *sim, unsigned node, int64_t wall_ms)

@@ -23,6 +23,7 @@ struct sim_options {
     uint64_t memory[SIM_MAX_NODES];  /* bytes */
     uint64_t models[SIM_MAX_MODELS]; /* bytes of memory that each needs */
     bool faults;                     /* local work fails now and then */
+    bool silent;                     /* ranks do not notice that another one is gone */
     uint32_t idle_ms;
     bool trace;
 };

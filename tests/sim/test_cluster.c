@@ -158,7 +158,7 @@ static void act_freeze(struct story *story)
 static void act_hang(struct story *story)
 {
     unsigned node = any_node(story);
-    if (undo_later(story, UNDO_HANG, node, 0, 9000))
+    if (undo_later(story, UNDO_HANG, node, 0, 16000))
         sim_hang(story->sim, node, true);
 }
 
@@ -307,6 +307,7 @@ static void choose(struct sim_options *options, uint64_t seed)
     options->n_models = 1 + (unsigned)DRAW(4);
     options->latency_ms = 1 + DRAW(30);
     options->faults = DRAW(2) == 0;
+    options->silent = DRAW(2) == 0;
     options->idle_ms = 2000 + (uint32_t)DRAW(6000);
     for (unsigned i = 0; i < options->n_nodes; i++)
         options->memory[i] = 50 + DRAW(100);

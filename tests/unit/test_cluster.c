@@ -628,7 +628,9 @@ static void test_instance_unloaded_now(void **state)
 /* A model over two of three nodes, and a request at the third or the owner. */
 static struct sim *begin_wide(unsigned *owner, unsigned *worker, unsigned *third)
 {
-    struct sim *sim = begin(3);
+    struct sim_options options = options_of(3);
+    options.silent = true;
+    struct sim *sim = begin_with(&options);
     sim_submit(sim, 0, 1, 1);
     assert_sim(sim, sim_wait(sim, sim_now(sim) + 10000, sim_all_answered));
     const struct instance *instance = running(sim, 1, owner);
@@ -671,9 +673,16 @@ static void test_recovery_owner(void **state)
     int request = sim_submit(sim, third, 1, 200);
     run_ms(sim, 1000);
     assert_true(sim_request(sim, request)->n_tokens > 0);
-    sim_crash(sim, owner, true);
+    const struct cluster_core *core = sim_core(sim, worker);
+    uint64_t old = core->reservations[0].instance;
+    sim_crash(sim, owner, false);
+    run_ms(sim, 1000); /* the worker lets go of what it held for it */
+    for (size_t i = 0; i < CLUSTER_MAX_RESERVATIONS; i++)
+        assert_false(core->reservations[i].state != RESERVATION_NONE &&
+                     core->reservations[i].instance == old);
     assert_sim(sim, sim_wait(sim, sim_now(sim) + 30000, sim_all_answered));
     assert_true(answered(sim, request));
+    assert_true(sim_counts(sim)->continued >= 1);
     sim_close(sim);
 }
 
@@ -851,6 +860,45 @@ static void test_message_fields(void **state)
     json_decref(json);
 }
 
+static void test_message_text(void **state)
+{
+    (void)state;
+    char text[8];
+    text_copy(text, sizeof text, "a\nb\xff\x7f");
+    assert_string_equal(text, "a?b??");
+    text_copy(text, sizeof text, "123456\xc3\xa9");
+    assert_string_equal(text, "123456"); /* the seventh byte would be half a character */
+    text_copy(text, sizeof text, text);
+    assert_string_equal(text, "123456");
+}
+
+/* What comes from outside, names too, must not stop a node. */
+static void test_message_odd_names(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct cluster_model model = *sim_model(sim, 0);
+    struct error error;
+    uint64_t request;
+    json_t *payload = json_object();
+    snprintf(model.name, sizeof model.name, "a\nb\xff");
+    assert_int_equal(cluster_core_load(sim_core(sim, 0), &model, NULL, &error), STATUS_OK);
+    assert_int_equal(
+        cluster_core_submit(sim_core(sim, 1), sim_model(sim, 1), payload, &request, &error),
+        STATUS_OK);
+    cluster_core_cancel(sim_core(sim, 1), request);
+    json_t *value = json_pack("{s:s}", "name", "c\td");
+    char key[CLUSTER_ENTRY_KEY_BYTES];
+    snprintf(key, sizeof key, "model/%s", sim_model(sim, 1)->sha);
+    assert_int_equal(cluster_core_put(sim_core(sim, 0), key, value, &error), STATUS_OK);
+    json_decref(value);
+    json_decref(payload);
+    run_ms(sim, 10000);
+    assert_true(sim_all_linked(sim));
+    assert_true(sim_n_instances(sim, 0, true) + sim_n_instances(sim, 1, true) >= 1);
+    sim_close(sim);
+}
+
 static void test_message_ids(void **state)
 {
     (void)state;
@@ -934,6 +982,8 @@ int main(void)
         cmocka_unit_test(test_fetch_and_copy),
         cmocka_unit_test(test_fetch_second_copy),
         cmocka_unit_test(test_message_fields),
+        cmocka_unit_test(test_message_text),
+        cmocka_unit_test(test_message_odd_names),
         cmocka_unit_test(test_message_ids),
         cmocka_unit_test(test_message_bad),
         cmocka_unit_test(test_open_refuses),
