@@ -231,27 +231,30 @@ static void put(unsigned char **to, const void *from, size_t size)
     *to += size;
 }
 
-/* To the other shards of the owner's stage, or to all other stages. What of the message is left
- * goes behind the frame. */
-static bool send_message(struct model *model, size_t bytes, bool own_stage)
+/* To the other shards of the owner's stage, or to all other stages. */
+static bool send_bytes(struct model *model, const unsigned char *data, size_t size, bool own_stage)
 {
     const struct slice *slice = &model->slice;
-    const size_t ends[] = {0, FRAME_BYTES, MAX(bytes, (size_t)FRAME_BYTES)};
     struct comm_transfer transfers[64];
     size_t n = 0;
     for (uint32_t r = 0; r < slice->n_ranks; r++) {
         if (r == slice->rank || (r >= slice->first_rank) != own_stage)
             continue;
-        for (size_t i = 0; i < 2 && ends[i] < ends[i + 1]; i++)
-            transfers[n++] = (struct comm_transfer){
-                .rank = r, .out = model->message + ends[i], .out_bytes = ends[i + 1] - ends[i]};
-        if (n + 2 > ARRAY_COUNT(transfers)) {
+        transfers[n++] = (struct comm_transfer){.rank = r, .out = data, .out_bytes = size};
+        if (n == ARRAY_COUNT(transfers)) {
             if (!exchange_call(model, transfers, n))
                 return false;
             n = 0;
         }
     }
     return exchange_call(model, transfers, n);
+}
+
+/* What of the message is left goes behind the frame: a call of exchange names a rank once. */
+static void send_message(struct model *model, size_t size, bool own_stage)
+{
+    if (send_bytes(model, model->message, FRAME_BYTES, own_stage) && size > FRAME_BYTES)
+        send_bytes(model, model->message + FRAME_BYTES, size - FRAME_BYTES, own_stage);
 }
 
 static void send_step(struct model *model, struct step *step, bool own_stage)
@@ -412,9 +415,11 @@ void steps_close(struct model *model)
     if (model->followed && !model->exchange.lost) {
         compute_until(model, model->n_steps);
         struct message_head head = {.kind = MESSAGE_END, .bytes = sizeof head};
-        memcpy(model->message, &head, sizeof head);
-        send_message(model, sizeof head, true);
-        send_message(model, sizeof head, false);
+        /* A model that failed while it opened may have no message. */
+        unsigned char frame[FRAME_BYTES] = {0};
+        memcpy(frame, &head, sizeof head);
+        send_bytes(model, frame, sizeof frame, true);
+        send_bytes(model, frame, sizeof frame, false);
     }
     for (uint32_t i = 0; i < model->most_steps && model->steps != NULL; i++) {
         free(model->steps[i].ids);
