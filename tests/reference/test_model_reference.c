@@ -21,29 +21,6 @@ static const char *const names[] = {
     "qwen2moe", "qwen3",      "qwen3moe",  "starcoder2",
 };
 
-static bool read_file(const char *name, const char *suffix, struct buffer *out)
-{
-    char path[REFERENCE_PATH_BYTES];
-    reference_path(path, "arch/%s%s", name, suffix);
-    return reference_read(path, out);
-}
-
-static size_t read_tokens(const char *name, const char *suffix, int32_t *tokens)
-{
-    char path[REFERENCE_PATH_BYTES];
-    reference_path(path, "arch/%s%s", name, suffix);
-    return reference_tokens(path, tokens, MAX_TOKENS);
-}
-
-static size_t best(const float *logits, size_t n)
-{
-    size_t found = 0;
-    for (size_t i = 1; i < n; i++)
-        if (logits[i] > logits[found])
-            found = i;
-    return found;
-}
-
 struct opened {
     struct weights *weights;
     struct model *model;
@@ -67,21 +44,12 @@ static struct opened open_model(const char *name, bool on_fake)
     return opened;
 }
 
-/* The files of these two were made with a GELU rounded to F16 on both sides, unlike the others; the
- * oracle in tests/oracle reproduces them to 1e-5 with that rounding, and consort to 1e-6 without.
- */
-static double tolerance(const char *name)
-{
-    bool rounded = strcmp(name, "grok") == 0 || strcmp(name, "starcoder2") == 0;
-    return rounded ? 2e-4 : 1e-4;
-}
-
 static void check_logits(const char *name, const char *how, const float *found,
                          const struct buffer *expected)
 {
     double error = reference_error(found, (const float *)(const void *)expected->data,
                                    expected->size / sizeof(float));
-    if (!(error < tolerance(name)))
+    if (!(error < reference_tolerance(name)))
         fail_msg("%s, %s: relative error of the logits %g", name, how, error);
 }
 
@@ -113,10 +81,10 @@ static void check_text_model(const char *name, struct model *model)
     struct error error = {0};
     struct buffer expected = {0};
     int32_t tokens[2 * MAX_TOKENS], greedy[MAX_TOKENS];
-    size_t n = read_tokens(name, ".tokens", tokens),
-           n_greedy = read_tokens(name, ".greedy", greedy);
+    size_t n = reference_model_tokens(name, ".tokens", tokens, MAX_TOKENS),
+           n_greedy = reference_model_tokens(name, ".greedy", greedy, MAX_TOKENS);
     size_t n_vocab = model_description(model)->n_vocab;
-    assert_true(read_file(name, ".logits", &expected) && n_greedy > 0);
+    assert_true(reference_model_file(name, ".logits", &expected) && n_greedy > 0);
     assert_int_equal(expected.size, n * n_vocab * sizeof(float));
     float *logits = malloc(expected.size);
     struct sequence *sequence;
@@ -135,7 +103,7 @@ static void check_text_model(const char *name, struct model *model)
     check_drafts(name, sequence, model, tokens, n, logits);
 
     for (size_t i = 0; i < n_greedy; i++) {
-        int32_t token = (int32_t)best(logits + (n - 1) * n_vocab, n_vocab);
+        int32_t token = (int32_t)reference_best(logits + (n - 1) * n_vocab, n_vocab);
         if (token != greedy[i])
             fail_msg("%s: greedy token %zu is %d, not %d", name, i, token, greedy[i]);
         struct step_segment one = {sequence, &token, 1, 1};
@@ -151,8 +119,8 @@ static void check_embedding_model(const char *name, struct model *model)
     struct error error = {0};
     struct buffer expected = {0};
     int32_t tokens[MAX_TOKENS];
-    size_t n = read_tokens(name, ".tokens", tokens);
-    assert_true(read_file(name, ".embedding", &expected));
+    size_t n = reference_model_tokens(name, ".tokens", tokens, MAX_TOKENS);
+    assert_true(reference_model_file(name, ".embedding", &expected));
     float *found = malloc(model_description(model)->n_embd * sizeof *found);
     assert_int_equal(model_embed(model, tokens, n, MODEL_POOLING_NONE, false, found, &error),
                      STATUS_OK);
@@ -164,7 +132,7 @@ static void check_embedding_model(const char *name, struct model *model)
 static void check_model(const char *name, bool on_fake)
 {
     struct buffer present = {0};
-    bool found = read_file(name, ".tokens", &present);
+    bool found = reference_model_file(name, ".tokens", &present);
     buffer_free(&present);
     if (!found)
         skip();

@@ -22,36 +22,6 @@ static const char *const names[] = {
 
 static const char *const placements[] = {"1:1", "2:1:3", "1+1", "1:1+2:1", "1:1:1:1"};
 
-static bool read_file(const char *name, const char *suffix, struct buffer *out)
-{
-    char path[REFERENCE_PATH_BYTES];
-    reference_path(path, "arch/%s%s", name, suffix);
-    return reference_read(path, out);
-}
-
-static size_t read_tokens(const char *name, const char *suffix, int32_t *tokens)
-{
-    char path[REFERENCE_PATH_BYTES];
-    reference_path(path, "arch/%s%s", name, suffix);
-    return reference_tokens(path, tokens, MAX_TOKENS);
-}
-
-static size_t best(const float *logits, size_t n)
-{
-    size_t found = 0;
-    for (size_t i = 1; i < n; i++)
-        if (logits[i] > logits[found])
-            found = i;
-    return found;
-}
-
-/* See test_model_reference.c. */
-static double tolerance(const char *name)
-{
-    bool rounded = strcmp(name, "grok") == 0 || strcmp(name, "starcoder2") == 0;
-    return rounded ? 2e-4 : 1e-4;
-}
-
 static void step(struct model *model, struct sequence *sequence, const int32_t *tokens, size_t n,
                  float *logits)
 {
@@ -66,7 +36,7 @@ static void check_logits(const char *name, const char *placement, const float *f
 {
     double error = reference_error(found, (const float *)(const void *)expected->data,
                                    expected->size / sizeof(float));
-    if (!(error < tolerance(name)))
+    if (!(error < reference_tolerance(name)))
         fail_msg("%s over %s: relative error of the logits %g", name, placement, error);
 }
 
@@ -76,10 +46,10 @@ static void check_text(const char *name, const char *placement, struct model *mo
     struct error error = {0};
     struct buffer expected = {0};
     int32_t tokens[2 * MAX_TOKENS], greedy[MAX_TOKENS];
-    size_t n = read_tokens(name, ".tokens", tokens),
-           n_greedy = read_tokens(name, ".greedy", greedy);
+    size_t n = reference_model_tokens(name, ".tokens", tokens, MAX_TOKENS),
+           n_greedy = reference_model_tokens(name, ".greedy", greedy, MAX_TOKENS);
     size_t n_vocab = model_description(model)->n_vocab;
-    assert_true(read_file(name, ".logits", &expected) && n_greedy > 0);
+    assert_true(reference_model_file(name, ".logits", &expected) && n_greedy > 0);
     float *logits = malloc(expected.size), *single = malloc(expected.size);
     struct sequence *sequence;
     assert_int_equal(sequence_open(&sequence, model, &error), STATUS_OK);
@@ -91,7 +61,7 @@ static void check_text(const char *name, const char *placement, struct model *mo
     if (memcmp(single, logits, expected.size) != 0)
         fail_msg("%s over %s: token by token has other logits", name, placement);
     for (size_t i = 0; i < n_greedy; i++) {
-        int32_t token = (int32_t)best(logits + (n - 1) * n_vocab, n_vocab);
+        int32_t token = (int32_t)reference_best(logits + (n - 1) * n_vocab, n_vocab);
         if (token != greedy[i])
             fail_msg("%s over %s: greedy token %zu is %d, not %d", name, placement, i, token,
                      greedy[i]);
@@ -128,7 +98,7 @@ static void check_model(const char *name, const char *text, bool on_fake)
 static void test_over_ranks(void **state)
 {
     struct buffer present = {0};
-    bool found = read_file(*state, ".tokens", &present);
+    bool found = reference_model_file(*state, ".tokens", &present);
     buffer_free(&present);
     if (!found)
         skip();

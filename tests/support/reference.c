@@ -46,3 +46,32 @@ double reference_error(const float *found, const float *expected, size_t n)
     }
     return sqrt(difference / total);
 }
+
+bool reference_model_file(const char *name, const char *suffix, struct buffer *out)
+{
+    char path[REFERENCE_PATH_BYTES];
+    reference_path(path, "arch/%s%s", name, suffix);
+    return reference_read(path, out);
+}
+
+size_t reference_model_tokens(const char *name, const char *suffix, int32_t *tokens, size_t most)
+{
+    char path[REFERENCE_PATH_BYTES];
+    reference_path(path, "arch/%s%s", name, suffix);
+    return reference_tokens(path, tokens, most);
+}
+
+double reference_tolerance(const char *name)
+{
+    bool rounded = strcmp(name, "grok") == 0 || strcmp(name, "starcoder2") == 0;
+    return rounded ? 2e-4 : 1e-4;
+}
+
+size_t reference_best(const float *logits, size_t n)
+{
+    size_t found = 0;
+    for (size_t i = 1; i < n; i++)
+        if (logits[i] > logits[found])
+            found = i;
+    return found;
+}
