@@ -24,8 +24,8 @@ bool reference_model_file(const char *name, const char *suffix, struct buffer *o
 size_t reference_model_tokens(const char *name, const char *suffix, int32_t *tokens, size_t most);
 
 /* The error that the logits of a model stay under. The files of grok and starcoder2 were made with
- * a GELU rounded to F16 on both sides, unlike the others; the oracle in tests/oracle reproduces them
- * to 1e-5 with that rounding, and consort to 1e-6 without. */
+ * a GELU rounded to F16 on both sides, unlike the others: the oracle in tests/oracle reproduces
+ * them to 1e-5 with that rounding, and consort to 1e-6 without. */
 double reference_tolerance(const char *name);
 
 /* The first of the largest of n logits. */

@@ -219,7 +219,7 @@ static void on_end(void *context, uint64_t work, enum status status, const char 
 
 static const struct cluster_rank_events rank_events = {on_opened, on_broken, on_token, on_end};
 
-/* A wire from one rank to another: "to from". */
+/* A wire from one rank to another: "to from". It may come when the mesh was given up already. */
 static void take_wire(void *context, struct net_link *link, const struct net_hello *hello)
 {
     struct room *room = context;
@@ -228,7 +228,8 @@ static void take_wire(void *context, struct net_link *link, const struct net_hel
     assert_true(to < room->n_ranks);
     struct net_wire *wire = net_link_detach(link);
     assert_non_null(wire);
-    assert_int_equal(comm_mesh_add(room->seats[to].mesh, from, wire, NULL), STATUS_OK);
+    enum status status = comm_mesh_add(room->seats[to].mesh, from, wire, NULL);
+    assert_true(status == STATUS_OK || status == STATUS_LOST);
 }
 
 static void no_message(void *context, struct net_link *link, uint8_t type, struct view message)
@@ -350,14 +351,14 @@ static void close_rank(struct seat *seat)
 
 static void close_room(struct room *room)
 {
-    for (uint32_t r = 0; r < room->n_ranks; r++)
-        close_rank(&room->seats[r]);
-    if (room->n_ranks > 1) {
+    if (room->n_ranks > 1) { /* first: a wire that still comes would look for its rank's mesh */
         net_loop_stop(room->loop);
         pthread_join(room->loop_thread, NULL);
         net_link_server_close(room->server);
         net_loop_close(room->loop);
     }
+    for (uint32_t r = 0; r < room->n_ranks; r++)
+        close_rank(&room->seats[r]);
     pthread_cond_destroy(&room->changed);
     pthread_mutex_destroy(&room->mutex);
 }
