@@ -243,6 +243,8 @@ struct sqlite3_stmt;
 enum status database_open(struct sqlite3 **out, const char *path, const char *const *migrations,
                           size_t n_migrations, struct error *error);
 void database_close(struct sqlite3 *database); /* NULL allowed */
+/* Whether the file it opened is no longer the one of that name. */
+bool database_moved(struct sqlite3 *database);
 /* What SQLite refused last, as a sentence. */
 enum status database_fail(struct sqlite3 *database, struct error *error);
 

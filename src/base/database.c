@@ -211,6 +211,13 @@ enum status database_open(struct sqlite3 **out, const char *path, const char *co
     return STATUS_OK;
 }
 
+bool database_moved(struct sqlite3 *database)
+{
+    int moved = 0;
+    sqlite3_file_control(database, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+    return moved != 0;
+}
+
 void database_close(struct sqlite3 *database)
 {
     sqlite3_close(database);

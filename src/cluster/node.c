@@ -534,7 +534,7 @@ static void env_connect(void *context, const char *address, const char *key_id)
         return;
     dial->node = node;
     snprintf(dial->address, sizeof dial->address, "%s", address);
-    snprintf(dial->reason, sizeof dial->reason, "%s", error.text);
+    snprintf(dial->reason, sizeof dial->reason, "%.*s", CLUSTER_REASON_BYTES - 1, error.text);
     if (!node_post(node, tell_failed_dial, dial))
         free(dial);
 }
@@ -873,7 +873,8 @@ static void find_name(struct cluster_node *node)
     gethostname(host, sizeof host - 1);
     host[strcspn(host, ".")] = '\0';
     const char *name = node->options.name != NULL ? node->options.name : host;
-    snprintf(node->name, sizeof node->name, "%s", name[0] != '\0' ? name : "node");
+    snprintf(node->name, sizeof node->name, "%.*s", CLUSTER_NAME_BYTES - 1,
+             name[0] != '\0' ? name : "node");
 }
 
 enum status cluster_node_open(struct cluster_node **out, const struct cluster_node_options *options,

@@ -26,8 +26,6 @@ struct records {
 
     /* The thread's, once it runs. */
     struct sqlite3 *database; /* NULL: it could not be opened again */
-    dev_t device;
-    ino_t inode;
     int64_t version;
     struct error told; /* what goes wrong; its text is empty where nothing does */
 
@@ -66,32 +64,16 @@ static void free_events(struct audit_entry *events)
     }
 }
 
-static bool identify(const struct records *records, dev_t *device, ino_t *inode)
-{
-    struct stat facts;
-    if (stat(sqlite3_db_filename(records->database, "main"), &facts) != 0)
-        return false;
-    *device = facts.st_dev;
-    *inode = facts.st_ino;
-    return true;
-}
-
 static enum status open_file(struct records *records, struct error *error)
 {
-    enum status status = gateway_database_open(&records->database, error);
     records->version = -1;
-    if (status == STATUS_OK)
-        identify(records, &records->device, &records->inode);
-    return status;
+    return gateway_database_open(&records->database, error);
 }
 
 /* A file that was put in the place of the one before, or that is gone. */
 static enum status open_again(struct records *records, struct error *error)
 {
-    dev_t device;
-    ino_t inode;
-    if (records->database != NULL && identify(records, &device, &inode) &&
-        device == records->device && inode == records->inode)
+    if (records->database != NULL && !database_moved(records->database))
         return STATUS_OK;
     database_close(records->database);
     return open_file(records, error);

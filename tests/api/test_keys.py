@@ -288,8 +288,9 @@ def check_file(home):
     lock.execute("ROLLBACK")
     lock.close()
     os.replace(home.database, home.path + "/moved.db")
-    check(ask(live, key)[0] == 200, "nor one that is gone")
-    # In its place, since the server may have made a new one by now, which it knows.
+    check(until(live, 401, key)[0] == 401, "one that is gone takes its keys with it")
+    key = home.create("hugo")
+    check(until(live, 200, key)[0] == 200, "the next one's hold")
     damaged = Path(home.path, "damaged.db")
     damaged.write_bytes(b"no database" * 1000)
     os.replace(damaged, home.database)
