@@ -169,9 +169,10 @@ static json_t *token_object(const struct api_answer *answer, int32_t token, floa
             buffer_append_text(&text, "\xEF\xBF\xBD");
         at += MAX(length, (size_t)1);
     }
+    json_t *number = isnan(logprob) ? json_null() : json_real(fmax((double)logprob, -9999.0));
     json_t *object =
-        json_pack("{s:i, s:s%, s:f, s:o}", "id", token, "token", text.size > 0 ? text.data : "",
-                  text.size, "logprob", fmax((double)logprob, -9999.0), "bytes", bytes);
+        json_pack("{s:i, s:s%, s:o, s:o}", "id", token, "token", text.size > 0 ? text.data : "",
+                  text.size, "logprob", number, "bytes", bytes);
     buffer_free(&piece);
     buffer_free(&text);
     return object;
@@ -357,7 +358,10 @@ void api_answer_event(struct api_answer *answer, size_t index, const struct gene
     struct api_choice *choice = &answer->choices[index];
     if (event->kind == GENERATION_STARTED)
         add_prompt(answer, index, &event->usage);
-    if (event->kind == GENERATION_STARTED || event->kind == GENERATION_FAILED)
+    if (event->kind == GENERATION_PROMPT)
+        collect_logprob(answer, choice, event);
+    if (event->kind == GENERATION_PROMPT || event->kind == GENERATION_STARTED ||
+        event->kind == GENERATION_FAILED)
         return;
     if (!choice->begun && answer->call->stream)
         answer->call->format->begin(answer, index, out);

@@ -105,6 +105,7 @@ struct api_call {
     bool want_logprobs;
     uint32_t n_top_logprobs;
     bool stream, include_usage, echo, ignore_end;
+    bool no_answer;                /* only what stands before it, with its log probabilities */
     bool want_tokens;              /* their ids */
     bool keep_blocks;              /* the answer's texts stay, also of a stream */
     bool store;                    /* the response is kept for later ones */

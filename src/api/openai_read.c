@@ -9,8 +9,8 @@
 
 static const struct field common_fields[] = {
     {"n", FIELD_U32, CALL(n_choices), 1, API_MAX_CHOICES},
-    {"max_tokens", FIELD_U32, CALL(max_tokens), 1, UINT32_MAX},
-    {"max_completion_tokens", FIELD_U32, CALL(max_tokens), 1, UINT32_MAX},
+    {"max_tokens", FIELD_U32, CALL(max_tokens), 0, UINT32_MAX},
+    {"max_completion_tokens", FIELD_U32, CALL(max_tokens), 0, UINT32_MAX},
     {"stream", FIELD_BOOL, CALL(stream), 0, 0},
     {"ignore_eos", FIELD_BOOL, CALL(ignore_end), 0, 0},
 };
@@ -304,10 +304,6 @@ static enum status read_completion(struct api_call *call, struct api_error *erro
     if (status == STATUS_OK)
         status =
             read_fields(call, call->body, completion_fields, ARRAY_COUNT(completion_fields), error);
-    if (status == STATUS_OK && call->echo && call->want_logprobs)
-        return api_invalid(error, "echo",
-                           "log probabilities of a prompt are not possible: leave out echo or "
-                           "logprobs");
     if (status == STATUS_OK)
         status = read_prompts(call, "prompt", error);
     if (status == STATUS_OK && suffix != NULL && suffix[0] != '\0')
@@ -329,10 +325,27 @@ static enum status read_embeddings(struct api_call *call, struct api_error *erro
     return status == STATUS_OK ? read_prompts(call, "input", error) : status;
 }
 
+/* A completion of no tokens shows the prompt alone. */
+static enum status read_length(struct api_call *call, struct api_error *error)
+{
+    static const char *const names[] = {"max_tokens", "max_completion_tokens"};
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        const json_t *value = json_object_get(call->body, names[i]);
+        if (!json_is_number(value) || json_number_value(value) != 0)
+            continue;
+        if (call->operation != API_COMPLETION)
+            return api_invalid(error, names[i], "%s is 0; it must be at least 1", names[i]);
+        call->no_answer = true;
+    }
+    return STATUS_OK;
+}
+
 static enum status read_text(struct api_call *call, struct api_error *error)
 {
     enum status status = read_generation(call, refused, ARRAY_COUNT(refused), common_fields,
                                          ARRAY_COUNT(common_fields), error);
+    if (status == STATUS_OK)
+        status = read_length(call, error);
     if (status == STATUS_OK)
         status = read_stream_options(call, error);
     return status == STATUS_OK ? read_output(call, error) : status;

@@ -224,7 +224,9 @@ static void put_completion_logprobs(const struct api_answer *answer, size_t choi
     for (size_t i = 0; i < json_array_size(tokens); i++) {
         const json_t *token = json_array_get(tokens, i),
                      *top = json_object_get(token, "top_logprobs");
-        json_t *text = json_object_get(token, "token"), *alternatives = json_object();
+        json_t *text = json_object_get(token, "token");
+        bool first = json_is_null(json_object_get(token, "logprob")); /* of a prompt */
+        json_t *alternatives = first ? json_null() : json_object();
         for (size_t t = 0; t < json_array_size(top); t++)
             json_object_set(alternatives,
                             json_string_value(json_object_get(json_array_get(top, t), "token")),
@@ -233,7 +235,9 @@ static void put_completion_logprobs(const struct api_answer *answer, size_t choi
         json_array_append(values, json_object_get(token, "logprob"));
         json_array_append_new(tops, alternatives);
         json_array_append_new(offsets, json_integer(offset));
-        offset += (json_int_t)utf8_count(json_string_value(text), json_string_length(text));
+        int32_t id = (int32_t)json_integer_value(json_object_get(token, "id"));
+        if (!tokenizer_is_control(answer->tokenizer, id)) /* those do not stand in the text */
+            offset += (json_int_t)utf8_count(json_string_value(text), json_string_length(text));
     }
     json_t *all = json_pack("{s:o, s:o, s:o, s:o}", "tokens", texts, "token_logprobs", values,
                             "top_logprobs", tops, "text_offset", offsets);
@@ -256,17 +260,34 @@ static void completion_chunk(const struct api_answer *answer, size_t choice, str
     buffer_append_text(out, "}\n\n");
 }
 
-static struct view echoed(const struct api_answer *answer, size_t choice)
+/* The prompt, where it is to be shown. */
+static void put_echo(const struct api_answer *answer, size_t choice, struct buffer *out)
 {
     const struct api_call *call = answer->call;
-    return call->echo ? call->prompts[choice / call->n_choices].text : (struct view){"", 0};
+    if (!call->echo)
+        return;
+    const struct api_prompt *prompt = &call->prompts[choice / call->n_choices];
+    size_t n = prompt->parts != NULL ? prompt->n_parts : 1;
+    for (size_t p = 0; p < n; p++) {
+        const struct api_prompt *part = prompt->parts != NULL ? &prompt->parts[p] : prompt;
+        if (part->tokens == NULL)
+            buffer_append(out, part->text.data, part->text.size);
+        for (size_t i = 0; part->tokens != NULL && i < part->n_tokens; i++)
+            tokenizer_piece(answer->tokenizer, part->tokens[i], false, out);
+    }
 }
 
-static void completion_begin(struct api_answer *answer, size_t choice, struct buffer *out)
+static void completion_begin(struct api_answer *answer, size_t index, struct buffer *out)
 {
-    struct view text = echoed(answer, choice);
-    if (text.size > 0)
-        completion_chunk(answer, choice, text, "null", out);
+    struct api_choice *choice = &answer->choices[index];
+    struct buffer text = {0};
+    put_echo(answer, index, &text);
+    if (text.size > 0) {
+        completion_chunk(answer, index, all_of(&text), "null", out);
+        choice->logprobs_offset += utf8_count(text.data, text.size);
+        json_array_clear(choice->logprobs);
+    }
+    buffer_free(&text);
 }
 
 static void completion_delta(struct api_answer *answer, size_t choice,
@@ -299,9 +320,8 @@ static void completion_whole(struct api_answer *answer, struct buffer *out)
     buffer_append_text(out, ",\"choices\":[");
     for (size_t i = 0; i < answer->n_choices; i++) {
         const struct api_choice *choice = &answer->choices[i];
-        struct view before = echoed(answer, i);
         struct buffer text = {0};
-        buffer_append(&text, before.data, before.size);
+        put_echo(answer, i, &text);
         buffer_append(&text, all_of(&choice->content).data, choice->content.size);
         buffer_append_text(out, i > 0 ? ",{\"text\":" : "{\"text\":");
         api_json_string(out, all_of(&text));

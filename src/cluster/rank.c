@@ -183,6 +183,8 @@ static void on_event(void *context, const struct generation_event *event)
 {
     struct rank_work *work = context;
     switch (event->kind) {
+    case GENERATION_PROMPT: /* is not asked for */
+        return;
     case GENERATION_STARTED:
         work->begun = event->usage;
         return;

@@ -20,7 +20,8 @@ enum status batch_open(struct batch *batch, struct engine *engine,
     size_t n = batch->max_streams, n_vocab = model_description(engine->model)->n_vocab;
     batch->n_stages = model_n_stages(engine->model);
     batch->max_flights = MIN(model_steps_most(engine->model), batch->n_stages + 1);
-    batch->max_rows = batch->max_flights > 1 ? 2 * n : n; /* see place_rows */
+    batch->step_rows = MAX(n, (size_t)SCHEDULER_SEQUENCES);
+    batch->max_rows = batch->max_flights > 1 ? 2 * (batch->step_rows + n) : batch->step_rows;
     batch->running = calloc(n, sizeof *batch->running);
     batch->paused = calloc(n, sizeof *batch->paused);
     batch->segments = calloc(n, sizeof *batch->segments);
@@ -33,7 +34,7 @@ enum status batch_open(struct batch *batch, struct engine *engine,
     batch->cost.limit_ns = 1e6 * (options->step_ms > 0 ? options->step_ms : DEFAULT_STEP_MS);
     if (batch->running == NULL || batch->paused == NULL || batch->segments == NULL ||
         batch->logits == NULL || batch->cost.texts_ns == NULL)
-        return error_memory(error, n * n_vocab * sizeof *batch->logits);
+        return error_memory(error, batch->max_rows * n_vocab * sizeof *batch->logits);
     return options->no_prefix_cache ? STATUS_OK : prefix_open(&batch->cache, engine->model, error);
 }
 
@@ -88,6 +89,12 @@ static void end_stream(struct batch *batch, struct stream *stream)
         batch->counts.n_finished++;
 }
 
+/* Whether all logits of the prompt are wanted, so that nothing of it can be taken over. */
+static bool scores_prompt(const struct stream *stream)
+{
+    return stream->request->score_prompt && !stream->started;
+}
+
 /* Gives a stream its sequence, and a place by its age. */
 static void run_stream(struct batch *batch, struct stream *stream)
 {
@@ -97,6 +104,7 @@ static void run_stream(struct batch *batch, struct stream *stream)
         end_stream(batch, stream);
         return;
     }
+    stream->path.lost = scores_prompt(stream);
     uint32_t place = batch->n_running++;
     for (; place > 0 && batch->running[place - 1]->age > stream->age; place--)
         batch->running[place] = batch->running[place - 1];
@@ -227,10 +235,21 @@ static void extend(struct batch *batch, uint32_t index)
 
 /* ---- Planning -------------------------------------------------------------------------------- */
 
+/* Rows of logits for prompts that are scored, beside those of flights under way. */
+static size_t rows_to_score(const struct batch *batch)
+{
+    size_t n = batch->step_rows;
+    for (uint32_t i = 0; i < batch->n_running; i++)
+        n -= batch->running[i]->flight > 0 ? batch->running[i]->n_scores : 0;
+    return n;
+}
+
 /* Grants a prompt some of the tokens that are left; returns what is left then. */
-static size_t grant(struct stream *stream, size_t most, size_t left)
+static size_t grant(const struct batch *batch, struct stream *stream, size_t most, size_t left)
 {
     size_t more = MIN(MIN(stream_pending(stream) - stream->n_step, most), left);
+    if (scores_prompt(stream)) /* a row of logits for each token */
+        more = MIN(more, rows_to_score(batch) / batch->n_running - stream->n_step);
     stream->n_step += more;
     return left - more;
 }
@@ -265,11 +284,11 @@ static void plan(struct batch *batch)
     }
     size_t left = MIN(step_cost_allows(&batch->cost, n_texts), batch->step_tokens - n_texts);
     if (shortest != NULL)
-        left = grant(shortest, (left + 1) / 2, left);
+        left = grant(batch, shortest, (left + 1) / 2, left);
     for (uint32_t i = 0; i < batch->n_running; i++)
         if (computes_prompt(batch->running[i]) && batch->running[i]->flight == 0 &&
             !batch->running[i]->waits)
-            left = grant(batch->running[i], left, left);
+            left = grant(batch, batch->running[i], left, left);
 }
 
 static uint32_t pages_needed(const struct batch *batch)
@@ -338,7 +357,7 @@ static void draw_some(void *context, unsigned thread, size_t begin, size_t end)
     const struct drawing *drawing = context;
     (void)thread;
     for (size_t i = begin; i < end; i++)
-        if (drawing->streams[i]->flight == drawing->flight)
+        if (drawing->streams[i]->flight == drawing->flight && drawing->streams[i]->n_rows > 0)
             stream_draw(drawing->streams[i], 0);
 }
 
@@ -354,7 +373,7 @@ static void draw(struct batch *batch, const struct flight *flight)
 }
 
 /* Rows of the logits for a flight: behind those of the last, or at the beginning, where the oldest
- * have landed. Of twice as many rows as there are streams there are always enough in a row. */
+ * have landed. Of twice as many as can be under way there are always enough beside each other. */
 static void place_rows(const struct batch *batch, struct flight *flight)
 {
     if (batch->n_flights > 0) {
@@ -371,7 +390,10 @@ static size_t fill_segments(struct batch *batch, struct flight *flight)
     size_t n_segments = 0, n_vocab = model_description(batch->engine->model)->n_vocab;
     for (uint32_t i = 0; i < batch->n_running; i++) {
         const struct stream *stream = batch->running[i];
-        flight->n_rows += stream->n_step > 0 && stream->n_step == stream_pending(stream);
+        if (stream->flight > 0 || stream->n_step == 0)
+            continue;
+        flight->n_rows +=
+            scores_prompt(stream) ? stream->n_step : stream->n_step == stream_pending(stream);
     }
     place_rows(batch, flight);
     float *logits = batch->logits + flight->first_row * n_vocab;
@@ -380,8 +402,11 @@ static size_t fill_segments(struct batch *batch, struct flight *flight)
         if (stream->flight > 0)
             continue;
         stream->n_rows = stream->n_step > 0 && stream->n_step == stream_pending(stream);
-        stream->logits = logits;
-        logits += stream->n_rows * n_vocab;
+        stream->n_scores = scores_prompt(stream) ? stream->n_step - stream->n_rows : 0;
+        stream->scores = logits;
+        stream->first_score = sequence_length(stream->sequence) + 1;
+        stream->logits = stream->scores + stream->n_scores * n_vocab;
+        logits += (stream->n_scores + stream->n_rows) * n_vocab;
         if (stream->n_step == 0)
             continue;
         if (computes_prompt(stream))
@@ -392,7 +417,7 @@ static size_t fill_segments(struct batch *batch, struct flight *flight)
             (struct step_segment){.sequence = stream->sequence,
                                   .tokens = stream->text.ids + sequence_length(stream->sequence),
                                   .n_tokens = stream->n_step,
-                                  .n_logits = stream->n_rows};
+                                  .n_logits = stream->n_scores + stream->n_rows};
     }
     return n_segments;
 }
@@ -404,7 +429,7 @@ static bool add_draft(struct batch *batch, int32_t *tokens)
     struct stream *stream = batch->running[0];
     struct step_segment *segment = &batch->segments[0];
     size_t n_drafted, count = stream->text.count;
-    size_t room = MIN(stream->limit - count - 1, batch->max_streams - 1);
+    size_t room = MIN(stream->limit - count - 1, batch->step_rows - 1);
     if (batch->speculation.max == 0 || batch->n_running != 1 || batch->n_flights > 0 ||
         computes_prompt(stream)) {
         batch->drafted_id = 0;
@@ -445,8 +470,8 @@ static enum status begin_flight(struct batch *batch, struct error *error)
         struct stream *stream = batch->running[i];
         if (stream->flight > 0)
             continue;
-        stream->flight = stream->n_rows > 0 ? flight.number : 0;
-        n_rows += stream->n_rows;
+        stream->flight = stream->n_scores + stream->n_rows > 0 ? flight.number : 0;
+        n_rows += stream->n_scores + stream->n_rows;
     }
     flight.n_rows = n_rows; /* with a draft's */
     for (uint32_t i = 0; i < batch->n_flights; i++)
@@ -488,8 +513,14 @@ static void start(struct batch *batch, struct stream *stream)
 static bool advance(struct batch *batch, struct stream *stream)
 {
     bool ended = false;
+    if (stream->n_scores + stream->n_rows > 0 && scores_prompt(stream))
+        stream_give_scores(stream);
     if (stream->n_rows > 0 && !stream->started)
         start(batch, stream);
+    if (stream->started && stream->request->no_answer) {
+        stream_finish(stream, FINISH_LENGTH);
+        return true;
+    }
     for (size_t row = 0; row < stream->n_rows && !ended; row++) {
         if (row > 0)
             stream_draw(stream, row);
@@ -506,7 +537,7 @@ static bool advance(struct batch *batch, struct stream *stream)
     if (stream->n_step > 0 || stream->n_rows > 0)
         prefix_keep(batch->cache, &stream->path, stream->sequence, stream->text.ids, false);
     stream->flight = 0;
-    stream->n_rows = stream->n_step = 0;
+    stream->n_scores = stream->n_rows = stream->n_step = 0;
     return ended;
 }
 

@@ -42,10 +42,14 @@ struct stream {
     uint64_t accepted_ns, begun_ns, started_ns;
 
     /* Of one step. */
-    size_t n_step;   /* tokens that it computes of this text */
-    bool waits;      /* for an older one that computes the same now */
-    float *logits;   /* [n_rows][n_vocab] after the last of them */
-    size_t n_rows;   /* 0: the prompt goes on; more than one: with a draft */
+    size_t n_step; /* tokens that it computes of this text */
+    bool waits;    /* for an older one that computes the same now */
+    float *logits; /* [n_rows][n_vocab] after the last of them */
+    size_t n_rows; /* 0: the prompt goes on; more than one: with a draft */
+    /* Of a prompt that is scored: [n_scores][n_vocab] in front of tokens first_score and on. */
+    float *scores;
+    size_t n_scores, first_score;
+    size_t n_scored; /* tokens whose events were given */
     uint64_t flight; /* the step under way that brings the rows; 0: none */
     int32_t drawn;
     float *raw; /* [n_vocab], NULL unless logprobs are wanted */
@@ -73,6 +77,8 @@ void stream_draw(struct stream *stream, size_t row);
 /* Appends the token that was drawn and gives its event; true when the answer has ended. */
 bool stream_advance(struct stream *stream);
 void stream_give_started(struct stream *stream);
+/* The events of the prompt's tokens that this step has scored. */
+void stream_give_scores(struct stream *stream);
 void stream_finish(struct stream *stream, enum finish_reason reason);
 void stream_fail(struct stream *stream, const struct error *error);
 /* The last event. */
@@ -120,7 +126,7 @@ struct batch {
     uint64_t last_age;
     struct step_segment *segments; /* [max_streams] */
     float *logits;                 /* [max_rows][n_vocab]; rows of flights follow each other */
-    size_t max_rows;
+    size_t step_rows, max_rows;    /* for prompts that are scored, at a time; in all */
     struct flight flights[MODEL_MAX_STEPS]; /* the oldest first */
     uint32_t n_flights, max_flights, n_stages;
     uint64_t last_flight, landed_ns;

@@ -206,6 +206,32 @@ static void give(struct stream *stream, struct generation_event event)
     stream->callback(stream->context, &event);
 }
 
+void stream_give_scores(struct stream *stream)
+{
+    if (stream->n_scored == 0) {
+        give(stream, (struct generation_event){
+                         .kind = GENERATION_PROMPT, .token = stream->text.ids[0], .logprob = NAN});
+        stream->n_scored = 1;
+    }
+    for (size_t i = 0; i < stream->n_scores; i++) {
+        const float *row = stream->scores + i * stream->n_vocab;
+        size_t index = stream->first_score + i;
+        double log_total;
+        if (index < stream->n_scored) /* told before a pause */
+            continue;
+        int32_t token = stream->text.ids[index];
+        size_t n_top = sample_logprobs(row, stream->n_vocab, stream->top,
+                                       stream->request->n_top_logprobs, &log_total);
+        give(stream, (struct generation_event){.kind = GENERATION_PROMPT,
+                                               .index = index,
+                                               .token = token,
+                                               .logprob = (float)(row[token] - log_total),
+                                               .top = stream->top,
+                                               .n_top = n_top});
+        stream->n_scored++;
+    }
+}
+
 void stream_give_started(struct stream *stream)
 {
     stream->started = true;

@@ -84,6 +84,8 @@ struct generation_request {
     bool strip_space;  /* the answer begins a text: a leading space the tokenizer adds is dropped */
     bool show_control; /* control tokens appear in the text, for parsers that look for them */
     bool want_logprobs; /* of each token, and of the n_top_logprobs best */
+    bool score_prompt;  /* with want_logprobs: of the prompt's tokens too, which takes longer */
+    bool no_answer;     /* it ends as soon as the prompt is processed */
     uint32_t n_top_logprobs;
     uint64_t client; /* clients take turns; those with the same number are first come, first served
                       */
@@ -132,15 +134,16 @@ struct generation_usage {
 };
 
 enum generation_event_kind {
+    GENERATION_PROMPT,   /* with score_prompt: once for each token of the prompt, in order */
     GENERATION_STARTED,  /* the prompt is processed; once, before the first token */
     GENERATION_TOKEN,    /* once for each token of the answer but an end token */
     GENERATION_FINISHED, /* the last event */
     GENERATION_FAILED,   /* the last event */
 };
 
-/* Every request that was accepted gets events in this order: STARTED, TOKEN any number of times,
- * and FINISHED or FAILED. One that is cancelled early, or whose n_drawn tokens are the whole answer
- * already, gets FINISHED alone. */
+/* Every request that was accepted gets events in this order: PROMPT and STARTED, TOKEN any number
+ * of times, and FINISHED or FAILED. One that is cancelled early, or whose n_drawn tokens are the
+ * whole answer already, gets FINISHED alone. */
 struct generation_event {
     enum generation_event_kind kind;
     uint64_t id; /* of the request */
@@ -150,10 +153,11 @@ struct generation_event {
      * request in a row are the answer. */
     struct view text;
 
-    /* TOKEN */
-    size_t index; /* of the token in the answer, from 0 */
+    /* TOKEN, PROMPT */
+    size_t index; /* of the token in the answer or the prompt, from 0 */
     int32_t token;
-    float logprob; /* where asked for, as the next two; the best come first */
+    float logprob; /* where asked for, as the next two; the best come first. NAN of the first token
+                    * of a prompt, before which nothing stands */
     const struct token_logprob *top;
     size_t n_top;
 

@@ -413,6 +413,8 @@ static struct generation_request *make_request(const struct generation *generati
     request->ignore_end = call->ignore_end;
     request->want_logprobs = call->want_logprobs;
     request->n_top_logprobs = call->n_top_logprobs;
+    request->score_prompt = call->echo && call->want_logprobs;
+    request->no_answer = call->no_answer;
     return request;
 }
 
@@ -480,7 +482,12 @@ static bool submit_choice(struct generation *generation, const struct token_list
     enum status status =
         request == NULL ? error_memory(&error, tokens->count * sizeof *tokens->ids) : STATUS_OK;
     hold(generation); /* for the request; its last event lets go */
-    if (status == STATUS_OK && generation->away)
+    if (status == STATUS_OK && generation->away && (request->score_prompt || request->no_answer)) {
+        status = error_set(&error, STATUS_UNSUPPORTED,
+                           "a model that other machines compute scores no prompts: leave out echo "
+                           "or logprobs, and ask for one token at least");
+        generation_request_close(request);
+    } else if (status == STATUS_OK && generation->away)
         status = post_to_cluster(choice, request, &error);
     else if (status == STATUS_OK)
         status = scheduler_submit(generation->model->scheduler, request, on_event, choice,

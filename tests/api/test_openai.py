@@ -86,6 +86,41 @@ def check_stream(live):
           "headers of a stream", str(headers))
 
 
+def check_echo(live):
+    """The log probabilities of a prompt are those that its tokens have as an answer."""
+    ask = {"prompt": "consort is", "logprobs": 2, **GREEDY}
+    answer = live.json("POST", COMPLETION, {**ask, "max_tokens": 6})[1]["choices"][0]
+    whole = ask["prompt"] + answer["text"]
+    status, body = live.json("POST", COMPLETION, {**ask, "prompt": whole, "max_tokens": 0, "echo": True})
+    choice = body["choices"][0]
+    found = choice["logprobs"]
+    check(status == 200 and choice["text"] == whole and choice["finish_reason"] == "length" and
+          body["usage"]["completion_tokens"] == 0, "echo of no answer", body)
+    check(found["token_logprobs"][0] is None and found["top_logprobs"][0] is None and
+          found["tokens"][-6:] == answer["logprobs"]["tokens"] and
+          found["token_logprobs"][-6:] == answer["logprobs"]["token_logprobs"] and
+          found["top_logprobs"][-6:] == answer["logprobs"]["top_logprobs"], "echo with logprobs",
+          (found, answer))
+    check(all(whole[at:].startswith(token) for token, at in zip(found["tokens"], found["text_offset"])),
+          "where its tokens stand", found)
+    status, body = live.json("POST", COMPLETION, {**ask, "max_tokens": 6, "echo": True})
+    both = body["choices"][0]["logprobs"]
+    check(both["tokens"] == found["tokens"] and both["token_logprobs"] == found["token_logprobs"] and
+          both["text_offset"] == found["text_offset"] and body["choices"][0]["text"] == whole,
+          "echo and an answer", (both, found))
+    events = live.events(COMPLETION, {**ask, "max_tokens": 6, "echo": True})
+    parts = [json.loads(event)["choices"][0] for event in events[:-1]]
+    check("".join(p["text"] for p in parts) == whole and
+          [t for p in parts for t in p["logprobs"]["tokens"]] == found["tokens"] and
+          [t for p in parts for t in p["logprobs"]["text_offset"]] == found["text_offset"],
+          "echo and an answer, streamed", parts)
+    ids = live.json("POST", "/tokenize", {"content": whole})[1]["tokens"]
+    status, body = live.json("POST", COMPLETION, {"prompt": ids, "max_tokens": 0, "echo": True})
+    check(body["choices"][0]["text"] == whole, "echo of tokens", body)
+    status, body = chat(live, max_tokens=0)
+    check(status == 400 and "at least 1" in body["error"]["message"], "a chat of no tokens", body)
+
+
 def check_completions(live):
     status, body = live.json("POST", COMPLETION, {"prompt": "consort is", "max_tokens": 5, **GREEDY})
     check(status == 200 and body["object"] == "text_completion", "completion", body)
@@ -108,6 +143,7 @@ def check_completions(live):
     check(len(content) == 2 and len(content[0]["top_logprobs"]) == 3 and
           content[0]["logprob"] == content[0]["top_logprobs"][0]["logprob"] and
           bytes(content[0]["bytes"]).decode() == content[0]["token"], "logprobs of a chat", scored)
+    check_echo(live)
     events = live.events(COMPLETION, {"prompt": "consort is", "max_tokens": 5, **GREEDY})
     text = "".join(json.loads(e)["choices"][0]["text"] for e in events[:-1])
     check(events[-1] == "[DONE]" and text == body["choices"][0]["text"], "a streamed completion")

@@ -115,6 +115,9 @@ struct answered {
     bool started;
     int32_t tokens[MAX_TEXT];
     float logprobs[MAX_TEXT];
+    float scores[MAX_TEXT]; /* of the prompt */
+    int32_t scored[MAX_TEXT];
+    size_t n_scored;
     size_t n_tokens;
     struct token_logprob top[4];
     char text[MAX_TEXT], stop[64];
@@ -131,6 +134,12 @@ static void on_event(void *context, const struct generation_event *event)
            event->text.size);
     answered->n_text += event->text.size;
     switch (event->kind) {
+    case GENERATION_PROMPT:
+        assert_false(answered->started);
+        assert_int_equal(event->index, answered->n_scored);
+        answered->scores[answered->n_scored] = event->logprob;
+        answered->scored[answered->n_scored++] = event->token;
+        return;
     case GENERATION_STARTED:
         assert_false(answered->started);
         answered->started = true;
@@ -763,6 +772,51 @@ static void test_scheduler_logprobs(void **state)
     close_fixture(&fixture);
 }
 
+/* The tokens of a prompt have the log probabilities that they have as an answer to what stands before
+ * them, whatever runs beside, whatever the cache knows, and when the stream was paused. */
+static void test_scheduler_scores(void **state)
+{
+    (void)state;
+    enum { N = 300, ANSWER = 40 };
+    static const struct scheduler_options few = {.max_sequences = 3};
+    struct fixture fixture;
+    struct answered *answered[4];
+    int32_t tokens[N + ANSWER];
+    make_text(tokens, N, 5);
+    open_engine(&fixture, 512, QUANT_F16);
+    open_scheduler(&fixture, &few);
+    struct generation_request *request = make_request(tokens, N, ANSWER, 1);
+    request->want_logprobs = true;
+    request->sampling.temperature = 0;
+    answered[0] = new_answered(&fixture);
+    submit(answered[0], request);
+    wait_done(answered[0]);
+    memcpy(tokens + N, answered[0]->tokens, ANSWER * sizeof *tokens);
+    for (size_t i = 1; i < 4; i++) { /* more than there are pages for */
+        request = make_request(tokens, N + ANSWER, 1, i);
+        request->want_logprobs = request->score_prompt = true;
+        request->no_answer = i < 3;
+        answered[i] = new_answered(&fixture);
+        submit(answered[i], request);
+    }
+    for (size_t i = 1; i < 4; i++) {
+        wait_done(answered[i]);
+        assert_int_equal(answered[i]->last.reason, FINISH_LENGTH);
+        assert_int_equal(answered[i]->n_tokens, i < 3 ? 0 : 1);
+        assert_int_equal(answered[i]->n_scored, N + ANSWER);
+        assert_int_equal(answered[i]->last.usage.n_cached, 0);
+        assert_true(isnan(answered[i]->scores[0]));
+        assert_memory_equal(answered[i]->scored, tokens, sizeof tokens);
+        for (size_t t = 0; t < ANSWER; t++)
+            assert_true(answered[i]->scores[N + t] == answered[0]->logprobs[t]);
+        assert_memory_equal(answered[i]->scores + 1, answered[1]->scores + 1,
+                            (N + ANSWER - 1) * sizeof(float));
+        free_answered(answered[i]);
+    }
+    free_answered(answered[0]);
+    close_fixture(&fixture);
+}
+
 /* Closing ends what runs and what waits. */
 static void test_scheduler_closes(void **state)
 {
@@ -899,8 +953,8 @@ int main(void)
         cmocka_unit_test(test_scheduler_cancels), cmocka_unit_test(test_scheduler_turns),
         cmocka_unit_test(test_scheduler_refuses), cmocka_unit_test(test_scheduler_queues_calls),
         cmocka_unit_test(test_scheduler_ends),    cmocka_unit_test(test_scheduler_logprobs),
-        cmocka_unit_test(test_scheduler_closes),  cmocka_unit_test(test_scheduler_drafts),
-        cmocka_unit_test(test_scheduler_cost),
+        cmocka_unit_test(test_scheduler_scores),  cmocka_unit_test(test_scheduler_closes),
+        cmocka_unit_test(test_scheduler_drafts),  cmocka_unit_test(test_scheduler_cost),
     };
     int failed = cmocka_run_group_tests_name("scheduler", tests, NULL, NULL);
     placement_text = "1:1";
