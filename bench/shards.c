@@ -1,7 +1,7 @@
 /* What it costs to spread a model over ranks, apart from any network: the ranks are threads of one
  * process, each pinned to a core of its own, and what they send each other goes through memory.
  *
- *   build/bench/shards MODEL [PLACEMENT ...]     (default placements: 1:1 and 1+1)
+ *   build/bench/shards MODEL [ROUNDS] [PLACEMENT ...]     (default: 3 rounds, 1:1 and 1+1)
  *
  * A placement is stages with + between them, each the shares of its shards with : between those.
  * They take turns with one rank of as many threads as the placement has ranks, and with one rank of
@@ -17,7 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROUNDS 5
+#define ROUNDS 3
+#define MAX_ROUNDS 15
 #define PROMPT 512
 #define N_PROMPTS 4
 #define N_TEXTS 32
@@ -77,11 +78,9 @@ static enum status exchange(struct comm *comm, const struct comm_transfer *trans
         all = true;
         for (size_t i = 0; i < n; i++) {
             const struct comm_transfer *t = &transfers[i];
-            bool after = i > 0 && transfers[i - 1].rank == t->rank &&
-                         done[i - 1].out < transfers[i - 1].out_bytes;
             struct way *to = &end->ways[comm->rank * comm->n_ranks + t->rank];
             struct way *from = &end->ways[t->rank * comm->n_ranks + comm->rank];
-            if (done[i].out < t->out_bytes && !after)
+            if (done[i].out < t->out_bytes)
                 done[i].out += pour(to, (const unsigned char *)t->out + done[i].out,
                                     t->out_bytes - done[i].out);
             if (done[i].in < t->in_bytes)
@@ -98,7 +97,7 @@ static enum status exchange(struct comm *comm, const struct comm_transfer *trans
 struct config {
     const char *name; /* a placement, or NULL: one rank */
     unsigned n_threads;
-    double rates[MEASURES][ROUNDS];
+    double rates[MEASURES][MAX_ROUNDS];
 
     struct model_placement placement;
     uint32_t n_ranks;
@@ -332,12 +331,12 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(const double rates[ROUNDS])
+static double median(const double *rates, int n_rounds)
 {
-    double sorted[ROUNDS];
-    memcpy(sorted, rates, sizeof sorted);
-    qsort(sorted, ROUNDS, sizeof *sorted, compare);
-    return sorted[ROUNDS / 2];
+    double sorted[MAX_ROUNDS];
+    memcpy(sorted, rates, (size_t)n_rounds * sizeof *sorted);
+    qsort(sorted, (size_t)n_rounds, sizeof *sorted, compare);
+    return sorted[n_rounds / 2];
 }
 
 int main(int argc, char **argv)
@@ -354,8 +353,12 @@ int main(int argc, char **argv)
     check(model_describe(&desc, weights, &error), &error);
     size_t n = 2;
     unsigned n_most = 1;
-    for (int i = 2; (argc > 2 ? i < argc : i < 4) && n < MAX_CONFIGS; i++, n++) {
-        configs[n] = (struct config){.name = argc > 2 ? argv[i] : usual[i - 2], .n_threads = 1};
+    bool rounds_given = argc > 2 && strpbrk(argv[2], ":+") == NULL;
+    int n_rounds = rounds_given ? MAX(MIN(atoi(argv[2]), MAX_ROUNDS), 1) : ROUNDS;
+    int first = rounds_given ? 3 : 2, given = argc - first;
+    for (int i = 0; i < (given > 0 ? given : 2) && n < MAX_CONFIGS; i++, n++) {
+        configs[n] =
+            (struct config){.name = given > 0 ? argv[first + i] : usual[i], .n_threads = 1};
         parse(&configs[n], desc->n_layers);
         n_most = MAX(n_most, configs[n].n_ranks);
     }
@@ -366,7 +369,7 @@ int main(int argc, char **argv)
     logits = calloc((size_t)N_TEXTS * desc->n_vocab, sizeof *logits);
     if (logits == NULL)
         die("no memory");
-    for (int round = 0; round < ROUNDS; round++)
+    for (int round = 0; round < n_rounds; round++)
         for (size_t c = 0; c < n; c++)
             measure(&configs[c], weights, round);
     printf("%s, %s\n%-24s", argv[1], quant_isa(), "");
@@ -378,9 +381,9 @@ int main(int argc, char **argv)
         snprintf(name, sizeof name, "1 rank, threads: %u", configs[c].n_threads);
         printf("%-24s", configs[c].name != NULL ? configs[c].name : name);
         for (size_t m = 0; m < MEASURES; m++) {
-            double rate = median(configs[c].rates[m]);
-            printf("%9.1f (%5.3fx, %5.3fx)", rate, rate / median(configs[0].rates[m]),
-                   rate / median(configs[1].rates[m]));
+            double rate = median(configs[c].rates[m], n_rounds);
+            printf("%9.1f (%5.3fx, %5.3fx)", rate, rate / median(configs[0].rates[m], n_rounds),
+                   rate / median(configs[1].rates[m], n_rounds));
         }
         printf("\n");
     }

@@ -5,7 +5,6 @@
 #include <time.h>
 
 #define TEMPLATE_KEY "tokenizer.chat_template"
-#define SLICE_KEY "consort.slice" /* of a file that holds what one rank needs */
 
 static enum status open_template(struct engine *engine, struct error *error)
 {
@@ -28,14 +27,6 @@ enum status engine_set_template(struct engine *engine, struct view source, struc
     return chat_template_open(&engine->chat_template, source, error);
 }
 
-/* A rank with the whole file reads what it needs of it when it first computes. */
-static bool uses_all(const struct engine *engine, const struct model_options *options)
-{
-    return options == NULL || options->placement == NULL ||
-           model_placement_ranks(options->placement) == 1 ||
-           weights_has(engine->weights, SLICE_KEY);
-}
-
 enum status engine_open(struct engine **out, const char *path, unsigned parts,
                         const struct model_options *options, struct error *error)
 {
@@ -52,8 +43,10 @@ enum status engine_open(struct engine **out, const char *path, unsigned parts,
         status = quant_init(error);
     if (status == STATUS_OK)
         status = weights_open(&engine->weights, path, error);
-    if (status == STATUS_OK && (parts & ENGINE_MODEL) && uses_all(engine, options))
-        weights_prefetch(engine->weights);
+    /* Of a placement, the model reads ahead what its rank needs. */
+    if (status == STATUS_OK && (parts & ENGINE_MODEL) &&
+        (options == NULL || options->placement == NULL))
+        weights_prefetch(engine->weights, NULL);
     if (status == STATUS_OK && (parts & (ENGINE_TOKENIZER | ENGINE_TEMPLATE)))
         status = engine_tokenizer_open(&engine->tokenizer, engine->arena, engine->weights, error);
     if (status == STATUS_OK && (parts & ENGINE_TEMPLATE))

@@ -10,9 +10,8 @@
 
 #include "base/base.h"
 
-/* What goes to and comes from one rank (several of a call may name the same one, in their order),
- * the latter into memory that nothing else touches meanwhile. Either size may be 0; the pointer
- * then is not looked at. */
+/* What goes to and comes from one rank, of which a call has one transfer at most. Nothing else
+ * touches the memory at in meanwhile. Either size may be 0; the pointer then is not looked at. */
 struct comm_transfer {
     uint32_t rank;
     const void *out;

@@ -655,7 +655,7 @@ enum status model_forward(struct model *model, const struct step_plan *plan)
                       .at = model->at,
                       .n = plan->n};
     model->observed_status = STATUS_OK;
-    uint32_t n_pieces = MAX(plan->n / model->micro, 1);
+    uint32_t n_pieces = plan->n_pieces;
     for (uint32_t i = 0; i < n_pieces && !model->exchange.lost; i++) {
         uint32_t first = plan->n * i / n_pieces, next = plan->n * (i + 1) / n_pieces;
         stage_forward(model, first, next - first);

@@ -387,10 +387,11 @@ static enum status choose(struct model *model, const struct model_options *optio
         status = choose_context(model, options, error);
     if (status == STATUS_OK)
         widen_cache(model, options);
-    /* Several pieces of a step go through a pipeline at once; small ones read weights in vain. */
-    model->micro = model->batch;
-    if (model->slice.n_stages > 1)
-        model->micro = MIN(model->batch, MAX(MODEL_LEAST_PIECE, model->batch / 4));
+    /* Several pieces of a step go through a pipeline at once. */
+    bool panels = quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
+    model->piece = panels ? MODEL_PIECE_PANELS : MODEL_PIECE;
+    if (model->slice.n_stages == 1)
+        model->piece = model->batch;
     return status;
 }
 
@@ -525,6 +526,8 @@ static enum status open_model(struct model *model, const struct weights *weights
     if (status != STATUS_OK)
         return status;
     bool alone = model->slice.n_ranks == 1;
+    if (options->placement != NULL)
+        slice_prefetch(&model->slice, weights);
     if (!alone)
         model->exchange.comm = options->comm;
     if (alone || model->slice.rank == model->slice.owner)

@@ -12,8 +12,9 @@
 #define MODEL_BATCH_MOST 192
 #define MODEL_BATCH_PANELS 512
 #define MODEL_BATCH_BYTES ((uint64_t)16 << 20)
-#define MODEL_LEAST_PIECE                                                                          \
-    64 /* tokens of a step that go through the stages of a pipeline by pieces */
+/* Tokens, at least, of a piece of a step in a pipeline; and where each unpacks the weights anew. */
+#define MODEL_PIECE 64
+#define MODEL_PIECE_PANELS 256
 
 /* A tensor that is multiplied with, and its bias. */
 struct weight {
@@ -111,7 +112,7 @@ struct page_copy {
 
 /* A step that is under way. On its own memory: ids[batch], pages of all parts in a row, parts. */
 struct step {
-    uint32_t n, n_wanted, n_parts, n_pages, n_copies;
+    uint32_t n, n_parts, n_pages, n_copies, n_pieces;
     int32_t *ids;
     uint32_t *pages;
     struct step_part *parts;
@@ -132,7 +133,7 @@ struct model {
     bool owns_backend;
     enum quant_format kv_format;
     uint32_t n_ctx, n_pages, batch;
-    uint32_t micro; /* tokens that go through a stage at a time */
+    uint32_t piece; /* tokens, at least, of a piece of a step that goes through a stage at a time */
     uint64_t weight_bytes, activation_bytes;
 
     struct layer *layers; /* [n_layers]; those of the slice are filled */
@@ -203,6 +204,7 @@ uint64_t model_kv_row_bytes(const struct model_desc *desc, const struct model_la
  * is gone. */
 struct step_plan {
     uint32_t n;        /* tokens */
+    uint32_t n_pieces; /* in which they go through the stages */
     uint32_t n_wanted; /* rows of logits */
     float *logits;
 };

@@ -11,8 +11,8 @@
 struct terms {
     uint32_t magic;
     uint32_t status; /* of the owner so far */
-    uint32_t n_ctx, n_pages, batch, micro, kv_format;
-    uint32_t n_layers, n_embd, n_vocab;
+    uint32_t n_ctx, n_pages, batch, kv_format;
+    uint32_t n_layers, n_embd, n_vocab, zero;
     uint64_t fingerprint;
 };
 _Static_assert(sizeof(struct terms) == 48, "as on the wire");
@@ -55,7 +55,6 @@ enum status ranks_send_terms(struct model *model, enum status status, struct err
                           .n_ctx = model->n_ctx,
                           .n_pages = model->n_pages,
                           .batch = model->batch,
-                          .micro = model->micro,
                           .kv_format = model->kv_format};
     if (status == STATUS_OK) {
         terms.n_layers = model->desc->n_layers;
@@ -88,14 +87,12 @@ enum status ranks_take_terms(struct model *model, struct error *error)
     bool fits = terms.n_ctx >= 1 && terms.n_ctx <= MODEL_MAX_CTX &&
                 terms.n_pages >= model_pages_for(terms.n_ctx) && terms.batch >= 1 &&
                 terms.n_pages <= 2 * model_pages_for(MODEL_MAX_CTX) &&
-                terms.batch <= MODEL_BATCH_PANELS && terms.micro >= 1 &&
-                terms.kv_format < QUANT_FORMAT_COUNT;
+                terms.batch <= MODEL_BATCH_PANELS && terms.kv_format < QUANT_FORMAT_COUNT;
     if (!fits)
         return error_set(error, STATUS_INVALID, "the owner asks for sizes that make no sense");
     model->n_ctx = terms.n_ctx;
     model->n_pages = terms.n_pages;
     model->batch = terms.batch;
-    model->micro = terms.micro;
     model->kv_format = (enum quant_format)terms.kv_format;
     return model_check_kv_format(model->desc, model->kv_format, error);
 }

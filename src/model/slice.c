@@ -567,16 +567,31 @@ enum status model_slice_text(char text[MODEL_SLICE_TEXT], const struct weights *
     return status;
 }
 
+/* NULL where memory is out. */
+static struct weights_cut *cut_all(const struct slice *slice, const struct weights *weights)
+{
+    size_t n = weights_tensor_count(weights);
+    struct weights_cut *cuts = calloc(n + 1, sizeof *cuts);
+    for (size_t i = 0; i < n && cuts != NULL; i++)
+        cuts[i] = slice_cut(slice, weights_tensor_at(weights, i)).part;
+    return cuts;
+}
+
+void slice_prefetch(const struct slice *slice, const struct weights *weights)
+{
+    struct weights_cut *cuts = cut_all(slice, weights);
+    if (cuts != NULL)
+        weights_prefetch(weights, cuts);
+    free(cuts);
+}
+
 static enum status open_slice_file(struct weights_slice **out, const struct slice *slice,
                                    const struct weights *weights, struct error *error)
 {
     char text[MODEL_SLICE_TEXT];
-    size_t n = weights_tensor_count(weights);
-    struct weights_cut *cuts = calloc(n + 1, sizeof *cuts);
+    struct weights_cut *cuts = cut_all(slice, weights);
     if (cuts == NULL)
-        return error_memory(error, n * sizeof *cuts);
-    for (size_t i = 0; i < n; i++)
-        cuts[i] = slice_cut(slice, weights_tensor_at(weights, i)).part;
+        return error_memory(error, weights_tensor_count(weights) * sizeof *cuts);
     describe_slice(slice, text);
     enum status status = weights_slice_open(out, weights, text, cuts, error);
     free(cuts);

@@ -60,6 +60,9 @@ struct slice_cut {
 };
 struct slice_cut slice_cut(const struct slice *slice, const struct weights_tensor *tensor);
 
+/* Starts to read ahead what the slice needs. */
+void slice_prefetch(const struct slice *slice, const struct weights *weights);
+
 /* Bytes of all tensors that the slice needs, without gaps. */
 uint64_t slice_weight_bytes(const struct slice *slice, const struct weights *weights);
 

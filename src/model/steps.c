@@ -8,7 +8,7 @@
  *
  * A message, in 32-bit words in the order of the machine (all are little-endian):
  *
- *   kind (1 step, 2 end)  bytes of the message  parts  tokens  pages  copies
+ *   kind (1 step, 2 end)  bytes of the message  parts  tokens  pages  copies  pieces
  *   parts   first position, tokens, logits, pages             of each sequence
  *   pages   the page tables of the parts, in a row
  *   copies  from, to                                          pages to copy before the step
@@ -28,9 +28,9 @@
 enum message_kind { MESSAGE_STEP = 1, MESSAGE_END };
 
 struct message_head {
-    uint32_t kind, bytes, n_parts, n, n_pages, n_copies;
+    uint32_t kind, bytes, n_parts, n, n_pages, n_copies, n_pieces;
 };
-_Static_assert(sizeof(struct message_head) == 24, "as on the wire");
+_Static_assert(sizeof(struct message_head) == 28, "as on the wire");
 _Static_assert(sizeof(struct step_part) == 16, "as on the wire");
 _Static_assert(sizeof(struct page_copy) == 8, "as on the wire");
 
@@ -168,7 +168,12 @@ static enum status compute(struct model *model, const struct step *step)
         model_copy_page(model, step->copies[i]);
     struct columns columns = columns_of(model, step);
     upload_columns(model, &columns);
-    struct step_plan plan = {.n = columns.n, .n_wanted = columns.n_wanted, .logits = step->logits};
+    struct step_plan plan = {
+        .n = columns.n,
+        .n_pieces = step->n_pieces,
+        .n_wanted = columns.n_wanted,
+        .logits = step->logits,
+    };
     return model_forward(model, &plan);
 }
 
@@ -250,13 +255,6 @@ static bool send_bytes(struct model *model, const unsigned char *data, size_t si
     return exchange_call(model, transfers, n);
 }
 
-/* What of the message is left goes behind the frame: a call of exchange names a rank once. */
-static void send_message(struct model *model, size_t size, bool own_stage)
-{
-    if (send_bytes(model, model->message, FRAME_BYTES, own_stage) && size > FRAME_BYTES)
-        send_bytes(model, model->message + FRAME_BYTES, size - FRAME_BYTES, own_stage);
-}
-
 static void send_step(struct model *model, struct step *step, bool own_stage)
 {
     struct message_head head = {
@@ -266,6 +264,7 @@ static void send_step(struct model *model, struct step *step, bool own_stage)
         .n = step->n,
         .n_pages = step->n_pages,
         .n_copies = step->n_copies,
+        .n_pieces = step->n_pieces,
     };
     unsigned char *to = model->message;
     put(&to, &head, sizeof head);
@@ -274,7 +273,9 @@ static void send_step(struct model *model, struct step *step, bool own_stage)
     put(&to, step->copies, step->n_copies * sizeof *step->copies);
     put(&to, step->ids, step->n * sizeof *step->ids);
     step->message_bytes = MAX(head.bytes, (uint32_t)FRAME_BYTES);
-    send_message(model, head.bytes, own_stage);
+    /* What of the message is left goes behind the frame: a call of exchange names a rank once. */
+    if (send_bytes(model, model->message, FRAME_BYTES, own_stage) && head.bytes > FRAME_BYTES)
+        send_bytes(model, model->message + FRAME_BYTES, head.bytes - FRAME_BYTES, own_stage);
 }
 
 static struct step *step_at(struct model *model, uint32_t index)
@@ -349,6 +350,10 @@ enum status model_step_begin(struct model *model, const struct step_segment *seg
     for (size_t s = 0; s < n_segments; s++)
         if (segments[s].n_tokens > 0)
             add_segment(step, &segments[s]);
+    /* Where other steps keep the stages busy, and weights are unpacked for each piece, one is
+     * best. */
+    bool split = model->n_steps == 0 || quant_packing(QUANT_Q8_0, step->n) != QUANT_PACKED_BF16;
+    step->n_pieces = split ? MAX(step->n / model->piece, 1) : 1;
     if (model->slice.n_stages > 1 && step->n > 0) {
         if (model->n_steps > 0 && !has_room(model, step))
             compute_until(model, model->n_steps);
@@ -479,7 +484,8 @@ static bool head_fits(const struct model *model, const unsigned char *message, s
     if (head.kind == MESSAGE_END)
         return head.bytes == sizeof head;
     return head.kind == MESSAGE_STEP && head.n <= model->batch && head.n_parts <= model->batch &&
-           head.n_copies <= model->batch && head.n_pages <= steps_tables(model) &&
+           head.n_copies <= model->batch && head.n_pieces >= 1 && head.n_pieces <= head.n &&
+           head.n_pages <= steps_tables(model) &&
            head.bytes == message_bytes(head.n_parts, head.n, head.n_pages, head.n_copies);
 }
 
@@ -491,6 +497,7 @@ static bool read_step(const struct model *model, const unsigned char *message, s
     step->n = head.n;
     step->n_pages = head.n_pages;
     step->n_copies = head.n_copies;
+    step->n_pieces = head.n_pieces;
     take(&message, step->parts, head.n_parts * sizeof *step->parts);
     take(&message, step->pages, head.n_pages * sizeof *step->pages);
     take(&message, step->copies, head.n_copies * sizeof *step->copies);

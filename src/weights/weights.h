@@ -85,8 +85,10 @@ const char *weights_slice_text(const struct weights *weights);
 
 /* ---- Reading ahead --------------------------------------------------------------------------- */
 
-/* Starts to bring the pages in ahead of use; never waits. */
-void weights_prefetch(const struct weights *weights);
+/* Starts to bring the pages in ahead of use; never waits. With cuts[tensor count] (or NULL: all),
+ * only what they need; they are copied, or where memory is out nothing is read ahead. The first
+ * call counts. */
+void weights_prefetch(const struct weights *weights, const struct weights_cut *cuts);
 
 /* ---- Metadata -------------------------------------------------------------------------------- */
 

@@ -111,11 +111,8 @@ static bool move(struct end *end, const struct comm_transfer *transfers, size_t 
         check(transfer->rank < n_ranks && transfer->rank != own, "no such rank");
         bool out = progress[i].out_done < transfer->out_bytes;
         bool in = progress[i].in_done < transfer->in_bytes;
-        for (size_t before = 0; before < i; before++) {
-            bool same = transfers[before].rank == transfer->rank;
-            out = out && !(same && progress[before].out_done < transfers[before].out_bytes);
-            in = in && !(same && progress[before].in_done < transfers[before].in_bytes);
-        }
+        for (size_t before = 0; before < i; before++)
+            check(transfers[before].rank != transfer->rank, "a rank twice in a call");
         if (out &&
             send_some(&network->ways[own * n_ranks + transfer->rank], transfer, &progress[i]))
             moved = true;

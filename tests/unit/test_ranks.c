@@ -25,6 +25,8 @@ struct shape {
     bool tied;
 };
 
+static bool flawed; /* a matrix does not fit the keys */
+
 #define N_LAYERS 4
 #define N_VOCAB 70
 
@@ -59,7 +61,7 @@ static void put_layer(struct tiny_gguf *gguf, const struct shape *shape, unsigne
         uint32_t n_cols, n_rows, n_matrices;
     } tensors[] = {
         {"attn_norm", "", QUANT_F32, embd, 1, 1},
-        {"attn_q", "", shape->format, embd, q, 1},
+        {"attn_q", "", shape->format, embd, flawed ? q + 32 : q, 1},
         {"attn_k", "", shape->format, embd, kv, 1},
         {"attn_v", "", shape->format, embd, kv, 1},
         {"attn_output", "", shape->format, q, embd, 1},
@@ -574,8 +576,12 @@ static void test_ranks_name_who_cannot_open(void **state)
 {
     (void)state;
     struct weights *weights = open_shape(&f32);
+    /* Its matrices do not have the shapes that its keys ask for: the owner finds out while
+     * opening. */
     const struct shape other_shape = {.n_embd = 64, .n_heads = 4, .n_kv_heads = 2, .n_ff = 128};
+    flawed = true;
     struct weights *other = open_shape(&other_shape);
+    flawed = false;
     struct model_placement placement = fake_placement("1:1", N_LAYERS);
     struct model_options options = options_for(&placement);
     struct fake_ranks ranks;
@@ -584,6 +590,10 @@ static void test_ranks_name_who_cannot_open(void **state)
     assert_int_equal(fake_ranks_open(&ranks, weights, &options, false, own, &error),
                      STATUS_INVALID);
     assert_non_null(strstr(error.text, "rank 1: the owner has another model"));
+    assert_int_equal(fake_ranks_close(&ranks), STATUS_INVALID);
+    const struct weights *owners_flawed[] = {other, weights};
+    assert_int_equal(fake_ranks_open(&ranks, weights, &options, false, owners_flawed, &error),
+                     STATUS_INVALID);
     assert_int_equal(fake_ranks_close(&ranks), STATUS_INVALID);
     options.memory_bytes = 1; /* of each rank; the owner's own is too much already */
     assert_int_equal(fake_ranks_open(&ranks, weights, &options, false, NULL, &error),

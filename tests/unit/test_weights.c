@@ -588,7 +588,7 @@ static void test_weights_round_trip(void **state)
     assert_int_equal(matrix.row_bytes, 18);
     assert_int_equal(weights_size_bytes(back),
                      64 + ((const char *)a->data - (const char *)back->parts[0].data) + 64);
-    weights_prefetch(back);
+    weights_prefetch(back, NULL);
     weights_close(back);
     weights_close(from);
     buffer_free(&source);
