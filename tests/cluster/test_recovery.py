@@ -54,10 +54,10 @@ def running(node, n_members):
 
 
 def member_names(node):
-    """Of the instance's nodes, the owner last."""
+    """Of the running instance's nodes, the owner last. Who comes back may begin another, which gives way."""
     status = node.status()
     names = {n["id"]: n["name"] for n in status["nodes"]}
-    (instance,) = status["instances"]
+    (instance,) = (i for i in status["instances"] if i["state"] == "running")
     members = [names[m[0]] for m in instance["members"]]
     return [m for i, m in enumerate(members) if i != instance["owner"]], members[instance["owner"]]
 
