@@ -236,7 +236,7 @@ static void test_request_resumes(void **state)
 
 /* What a callback got last, and how many of each kind. */
 struct got {
-    size_t n[4];
+    size_t n[GENERATION_FAILED + 1];
     struct generation_event event;
     char text[64], stop[64], error[320];
     struct token_logprob top[GENERATION_MAX_TOP_LOGPROBS];
