@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -14,22 +15,22 @@ from nodes import Node, tap, wait_for  # noqa: E402
 
 REPORT = tap.Report()
 check = REPORT.check
-N_TOKENS = 400
+LEAST_TOKENS, MOST_TOKENS, ANSWER_S = 80, 400, 3
 SHAPE = ["--layers", 6, "--width", 512, "--ffn", 1536, "--heads", 8, "--kv-heads", 4, "--vocab", 2048]
 
 
 class Stream(threading.Thread):
     """Reads one streamed answer."""
 
-    def __init__(self, node):
+    def __init__(self, node, n_tokens):
         super().__init__(daemon=True)
-        self.node, self.text, self.count, self.error, self.done = node, "", 0, None, False
+        self.node, self.n_tokens, self.text, self.count, self.error, self.done = node, n_tokens, "", 0, None, False
 
     def run(self):
         try:
             connection = self.node.connect()
             connection.request("POST", "/v1/completions", json.dumps({
-                "model": "big", "prompt": "a b c", "max_tokens": N_TOKENS, "temperature": 1, "seed": 7,
+                "model": "big", "prompt": "a b c", "max_tokens": self.n_tokens, "temperature": 1, "seed": 7,
                 "ignore_eos": True, "stream": True}), {"Content-Type": "application/json"})
             response = connection.getresponse()
             while line := response.readline():
@@ -62,8 +63,17 @@ def member_names(node):
     return [m for i, m in enumerate(members) if i != instance["owner"]], members[instance["owner"]]
 
 
-def begin(node):
-    stream = Stream(node)
+def length_of_answers(node):
+    """Tokens of answers that are long enough to be broken off in the middle, however slow the program is."""
+    begin_s, stream = time.monotonic(), Stream(node, LEAST_TOKENS)
+    stream.start()
+    check(stream.wait(), "an answer through three nodes", stream.error)
+    rate = LEAST_TOKENS / (time.monotonic() - begin_s)
+    return int(min(max(rate * ANSWER_S, LEAST_TOKENS), MOST_TOKENS))
+
+
+def begin(node, n_tokens):
+    stream = Stream(node, n_tokens)
     stream.start()
     wait_for("the answer begins", lambda: stream.count > 20 or stream.error or not stream.is_alive())
     return stream
@@ -91,11 +101,12 @@ def main():
             nodes[0].command("load", "big", "--placement", "pipeline")
             wait_for("it runs on three nodes", lambda: running(nodes[0], 3))
             workers, owner = member_names(nodes[0])
-            whole = begin(nodes[0])
-            check(whole.wait() and len(whole.text) > 0, "an answer through three nodes", whole.error)
+            n_tokens = length_of_answers(nodes[0])
+            whole = begin(nodes[0], n_tokens)
+            check(whole.wait() and len(whole.text) > 0, "a whole answer to compare with", whole.error)
 
             client = by_name[owner]
-            stream = begin(client)
+            stream = begin(client, n_tokens)
             by_name[workers[0]].kill()
             check(stream.wait() and stream.text == whole.text, "a worker is killed: one whole answer",
                   (stream.error, len(stream.text), len(whole.text), client.tail()))
@@ -107,7 +118,7 @@ def main():
 
             left, owner = member_names(client)
             gateway = by_name[left[0]]
-            stream = begin(gateway)
+            stream = begin(gateway, n_tokens)
             by_name[owner].kill()
             check(stream.wait() and stream.text == whole.text, "the owner is killed: one whole answer",
                   (stream.error, len(stream.text), len(whole.text), gateway.tail()))

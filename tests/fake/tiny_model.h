@@ -19,7 +19,8 @@ void tiny_i32s(struct tiny_gguf *gguf, const char *key, const int32_t *values, s
 /* F32, n_cols x n_rows x n_matrices, seeded by its name. */
 void tiny_tensor(struct tiny_gguf *gguf, const char *name, uint64_t n_cols, uint64_t n_rows,
                  uint64_t n_matrices);
-/* The same numbers in another format that can be encoded. */
+/* The same numbers in another format that can be encoded. Encoding takes long, so that rows repeat
+ * after a number of them that divides nothing. */
 void tiny_tensor_as(struct tiny_gguf *gguf, enum quant_format format, const char *name,
                     uint64_t n_cols, uint64_t n_rows, uint64_t n_matrices);
 
