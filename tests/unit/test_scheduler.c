@@ -772,8 +772,8 @@ static void test_scheduler_logprobs(void **state)
     close_fixture(&fixture);
 }
 
-/* The tokens of a prompt have the log probabilities that they have as an answer to what stands before
- * them, whatever runs beside, whatever the cache knows, and when the stream was paused. */
+/* The tokens of a prompt have the log probabilities that they have as an answer to what stands
+ * before them, whatever runs beside, whatever the cache knows, and when the stream was paused. */
 static void test_scheduler_scores(void **state)
 {
     (void)state;
