@@ -191,13 +191,19 @@ enum status model_check_kv_format(const struct model_desc *desc, enum quant_form
 
 /* ---- Memory ---- */
 
-/* What a backend needs beside the activations: the packed inputs of one product, twice where they
- * are brought together by expert, and one product. */
-static uint64_t scratch_bytes(const struct model *model)
+/* What a backend needs for a token beside the activations: the packed inputs of one product, in two
+ * forms at most; where they are brought together by expert, these and the product too. */
+static uint64_t scratch_of_token(const struct model *model)
 {
     struct widths widths = widths_of(model);
-    uint64_t numbers = widths.ff + widths.q + widths.slots * model->desc->n_embd;
-    return 3 * sizeof(float) * numbers * model->batch + exchange_bytes(model);
+    if (model->desc->n_experts == 0)
+        return 2 * sizeof(float) * MAX(widths.ff, widths.q);
+    return 3 * sizeof(float) * (widths.ff + widths.q + widths.slots * model->desc->n_embd);
+}
+
+static uint64_t scratch_bytes(const struct model *model)
+{
+    return scratch_of_token(model) * model->batch + exchange_bytes(model);
 }
 
 static void set_batch(struct model *model, uint32_t batch)
@@ -220,10 +226,12 @@ static void set_context(struct model *model, uint64_t n_ctx)
     bool panels = quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
     uint64_t limit = panels ? MODEL_BATCH_PANELS : MODEL_BATCH_MOST;
     uint64_t allowed = MAX(model->weight_bytes / 40, MODEL_BATCH_BYTES);
-    uint64_t token_bytes = (model->activation_bytes + scratch_bytes(model)) / model->batch;
+    uint64_t least_bytes = model->activation_bytes;
+    set_batch(model, 2 * MODEL_BATCH);
+    uint64_t token_bytes =
+        (model->activation_bytes - least_bytes) / MODEL_BATCH + scratch_of_token(model);
     uint64_t batch = allowed / token_bytes / 32 * 32;
-    if (batch > MODEL_BATCH)
-        set_batch(model, (uint32_t)MIN(batch, limit));
+    set_batch(model, (uint32_t)MIN(MAX(batch, MODEL_BATCH), limit));
 }
 
 /* Of a page of the cache, in all layers of the slice. */
