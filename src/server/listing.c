@@ -204,6 +204,8 @@ static void add_stored(const struct store_model *stored, json_t *shown)
     put_parameters(stored->parameters, "", &parameters);
     buffer_printf(&file, "FROM %s\n", stored->name);
     put_parameters(stored->parameters, "PARAMETER ", &file);
+    if (stored->template_wins)
+        buffer_printf(&file, "TEMPLATE \"\"\"%s\"\"\"\n", stored->chat_template);
     if (stored->system[0] != '\0')
         buffer_printf(&file, "SYSTEM \"\"\"%s\"\"\"\n", stored->system);
     json_object_set_new(shown, "license", json_string(stored->license));
@@ -228,6 +230,8 @@ enum status models_show(const struct served_model *model, struct buffer *out, st
     if (status == STATUS_OK)
         status = weights_string(weights, "tokenizer.chat_template", &chat_template, error);
     if (status == STATUS_OK) {
+        if (model->stored != NULL && model->stored->template_wins)
+            chat_template = view_of(model->stored->chat_template);
         json_t *shown = json_pack(
             "{s:s, s:s, s:s, s:s%, s:o, s:o, s:o}", "license", "", "modelfile", "", "parameters",
             "", "template", chat_template.size > 0 ? chat_template.data : "", chat_template.size,

@@ -76,6 +76,10 @@ bool models_visible(const struct served_model *model, const struct http_exchange
 /* Ollama's list of all models, or of those that are open; what the exchange's key may use. */
 void models_list(const struct server *server, const struct http_exchange *exchange, bool open_only,
                  struct buffer *out);
+/* The template that the server was given for all, or what the store has for this one, instead of
+ * the file's. While the model is opening, any thread. */
+enum status models_set_template(const struct served_model *model, struct engine *engine,
+                                struct error *error);
 /* What the file holds, as Ollama tells it; reads the file's metadata. Any thread. */
 enum status models_show(const struct served_model *model, struct buffer *out, struct error *error);
 /* llama-server's list of places for requests, and how many each model has. */

@@ -59,9 +59,10 @@ struct store_model {
     int64_t modified_s;              /* since 1970; of the name */
     struct store_file *files;        /* [n_files]: the parts of one model, in order */
     size_t n_files;
-    const char *source; /* where it came from, or "" as the next three */
-    const char *system; /* what the system says where the client says nothing */
-    const char *chat_template;
+    const char *source;        /* where it came from, or "" as the next three */
+    const char *system;        /* what the system says where the client says nothing */
+    const char *chat_template; /* in Go's language, as Ollama has it */
+    bool template_wins;        /* over the one that the model file carries */
     const char *license;
     json_t *parameters; /* object: default sampling, as Ollama names it; owned */
     json_t *messages;   /* array: the beginning of each conversation; owned */
