@@ -75,6 +75,25 @@ def manifests(running):
           and "FROM" in said["modelfile"], "/api/show tells them", said)
 
 
+def runs(home, running):
+    """consort run takes from a name what the server takes."""
+    body = {"model": "run", "from": "plain", "system": "Arr.", "messages": [
+        {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}],
+            "parameters": {"num_predict": 9, "temperature": 0, "stop": ["zzz"]}}
+    lines(running, "/api/create", body)
+    said = json.loads(home.run("run", "run", "-p", "What is consort?", "--json").out)
+    answer = answers(running, "run", messages=[{"role": "user", "content": "What is consort?"}])
+    check(said["prompt_tokens"] == answer["usage"]["prompt_tokens"] and said["answer_tokens"] == 9 and
+          said["text"] == answer["choices"][0]["message"]["content"], "consort run NAME", (said, answer))
+    said = json.loads(home.run("run", "run", "-p", "hi", "-n", 2, "--system", "", "--json").out)
+    check(said["answer_tokens"] == 2, "the command line goes first", said)
+    word = answer["choices"][0]["message"]["content"].split()[2]
+    lines(running, "/api/create", {**body, "parameters": {"temperature": 0, "stop": [word, "zzz"]}})
+    said = home.run("run", "run", "-p", "What is consort?").out
+    check(answer["choices"][0]["message"]["content"].startswith(said.strip()) and word not in said
+          and said.strip(), "stop texts", said)
+
+
 TURN = ("{{ if .System }}<|y_start|>system\n{{ .System }}<|y_end|>\n{{ end }}{{ if .Prompt }}"
         "<|y_start|>user\n{{ .Prompt }}<|y_end|>\n{{ end }}<|y_start|>assistant\n{{ .Response }}<|y_end|>\n")
 
@@ -117,6 +136,8 @@ def templates(home, mirror, running):
     lines(running, "/api/pull", {"model": "odd"})
     status, body = prompt("odd")
     check(status == 400 and "'.Nothing' is not known" in body["error"]["message"], "and refused where it is odd", body)
+    run = home.run("run", "odd", "-p", "hi")
+    check(run.code == 1 and "--template FILE" in run.err, "by consort run too", run)
 
 
 def creates(home, running):
@@ -135,6 +156,7 @@ def creates(home, running):
           and [m["content"] for m in manifest["messages"]] == ["Hello", "Hi you"], "all of it", manifest)
     check(answers(running, "filed")["usage"]["completion_tokens"] <= 5, "it answers")
     check(len(home.blobs()) == 1, "no file was copied", home.blobs())
+    runs(home, running)
     for what, code, body in (
             ("nothing to make it from", 400, {"model": "x"}),
             ("an unknown one", 404, {"model": "x", "from": "nosuch"}),
