@@ -284,9 +284,7 @@ static enum status read_thinking(struct api_call *call, struct api_error *error)
 
 static enum status read_parameters(struct api_call *call, struct api_error *error)
 {
-    enum status status = read_string(call->body, "model", &call->model, error);
-    if (status == STATUS_OK)
-        status = read_refused(call->body, refused, ARRAY_COUNT(refused), error);
+    enum status status = read_refused(call->body, refused, ARRAY_COUNT(refused), error);
     if (status == STATUS_OK)
         status = read_fields(call, call->body, sampling_fields, n_sampling_fields, error);
     if (status == STATUS_OK)
@@ -296,31 +294,19 @@ static enum status read_parameters(struct api_call *call, struct api_error *erro
     return status == STATUS_OK ? read_stops(call, call->body, "stop_sequences", error) : status;
 }
 
+static enum status read_call(struct api_call *call, struct api_error *error)
+{
+    static call_part *const parts[] = {read_parameters,  translate_messages, translate_tools,
+                                       translate_choice, read_tools,         read_variables,
+                                       read_thinking};
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < ARRAY_COUNT(parts) && status == STATUS_OK; i++)
+        status = parts[i](call, error);
+    return status;
+}
+
 enum status anthropic_read(struct api_call **out, enum api_operation operation, struct view body,
                            struct api_error *error)
 {
-    struct api_call *call;
-    *out = NULL;
-    enum status status = call_open(&call, &anthropic_format, operation, body, error);
-    if (status != STATUS_OK)
-        return status;
-    status = read_parameters(call, error);
-    if (status == STATUS_OK)
-        status = translate_messages(call, error);
-    if (status == STATUS_OK)
-        status = translate_tools(call, error);
-    if (status == STATUS_OK)
-        status = translate_choice(call, error);
-    if (status == STATUS_OK)
-        status = read_tools(call, error);
-    if (status == STATUS_OK)
-        status = read_variables(call, error);
-    if (status == STATUS_OK)
-        status = read_thinking(call, error);
-    if (status != STATUS_OK) {
-        api_call_free(call);
-        return status;
-    }
-    *out = call;
-    return STATUS_OK;
+    return call_read(out, &anthropic_format, operation, body, read_call, error);
 }

@@ -37,9 +37,14 @@ enum status api_out_of_memory(struct api_error *error);
 
 /* ---- The parts of a call --------------------------------------------------------------------- */
 
-/* A call over a JSON object; the error says where the JSON breaks. */
-enum status call_open(struct api_call **out, const struct api_format *format,
-                      enum api_operation operation, struct view body, struct api_error *error);
+/* What an API reads of a call's body, besides the model's name. */
+typedef enum status call_part(struct api_call *call, struct api_error *error);
+
+/* A call over a JSON object, with what part (NULL: nothing more) reads of it; the error says where
+ * the JSON breaks. */
+enum status call_read(struct api_call **out, const struct api_format *format,
+                      enum api_operation operation, struct view body, call_part *part,
+                      struct api_error *error);
 enum status read_stops(struct api_call *call, const json_t *object, const char *name,
                        struct api_error *error);
 /* What all that write text have in the body: the refused names, the samplers, the fields of a

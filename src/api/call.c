@@ -189,8 +189,9 @@ enum status read_string(const json_t *object, const char *name, const char **out
 /* ---- Calls ----------------------------------------------------------------------------------- */
 
 /* A body nests no deeper than jansson's own limit of 2048 levels; the server bounds its size. */
-enum status call_open(struct api_call **out, const struct api_format *format,
-                      enum api_operation operation, struct view body, struct api_error *error)
+static enum status call_open(struct api_call **out, const struct api_format *format,
+                             enum api_operation operation, struct view body,
+                             struct api_error *error)
 {
     *out = NULL;
     json_error_t fault;
@@ -219,6 +220,25 @@ enum status call_open(struct api_call **out, const struct api_format *format,
                               .n_choices = 1};
     *out = call;
     return STATUS_OK;
+}
+
+enum status call_read(struct api_call **out, const struct api_format *format,
+                      enum api_operation operation, struct view body, call_part *part,
+                      struct api_error *error)
+{
+    struct api_call *call;
+    *out = NULL;
+    enum status status = call_open(&call, format, operation, body, error);
+    if (status != STATUS_OK)
+        return status;
+    status = read_string(call->body, "model", &call->model, error);
+    if (status == STATUS_OK && part != NULL)
+        status = part(call, error);
+    if (status == STATUS_OK)
+        *out = call;
+    else
+        api_call_free(call);
+    return status;
 }
 
 void api_call_free(struct api_call *call)

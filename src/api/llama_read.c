@@ -142,52 +142,24 @@ static enum status read_template(struct api_call *call, struct api_error *error)
     return status == STATUS_OK ? read_variables(call, error) : status;
 }
 
-static enum status read_nothing(struct api_call *call, struct api_error *error)
-{
-    (void)call;
-    (void)error;
-    return STATUS_OK;
-}
-
-typedef enum status read_rest(struct api_call *call, struct api_error *error);
-
-static enum status read_call(struct api_call **out, enum api_operation operation, struct view body,
-                             read_rest *rest, struct api_error *error)
-{
-    struct api_call *call;
-    *out = NULL;
-    if (operation == API_PROPS && body.size == 0) /* of a GET */
-        body = view_of("{}");
-    enum status status = call_open(&call, &llama_format, operation, body, error);
-    if (status != STATUS_OK)
-        return status;
-    status = read_string(call->body, "model", &call->model, error);
-    if (status == STATUS_OK)
-        status = rest(call, error);
-    if (status != STATUS_OK) {
-        api_call_free(call);
-        return status;
-    }
-    *out = call;
-    return STATUS_OK;
-}
-
 enum status llama_read(struct api_call **out, enum api_operation operation, struct view body,
                        struct api_error *error)
 {
-    read_rest *rest = operation == API_COMPLETION   ? read_completion
+    call_part *part = operation == API_COMPLETION   ? read_completion
                       : operation == API_EMBEDDINGS ? read_embedding
                       : operation == API_TOKENIZE   ? read_text
                       : operation == API_DETOKENIZE ? read_tokens
                       : operation == API_RENDER     ? read_template
-                                                    : read_nothing;
-    return read_call(out, operation, body, rest, error);
+                                                    : NULL;
+    if (operation == API_PROPS && body.size == 0) /* of a GET */
+        body = view_of("{}");
+    return call_read(out, &llama_format, operation, body, part, error);
 }
 
 enum status llama_read_infill(struct api_call **out, enum api_operation operation, struct view body,
                               struct api_error *error)
 {
-    return read_call(out, operation, body, read_infill, error);
+    return call_read(out, &llama_format, operation, body, read_infill, error);
 }
 
 enum status llama_read_either(struct api_call **out, enum api_operation operation, struct view body,

@@ -133,14 +133,43 @@ static enum status rename_fields(json_t *messages, struct api_error *error)
     return STATUS_OK;
 }
 
+/* What all calls may have. */
+static enum status read_common(struct api_call *call, struct api_error *error)
+{
+    enum status status = STATUS_OK;
+    if (call->model == NULL)
+        status = read_string(call->body, "name", &call->model, error);
+    if (status == STATUS_OK)
+        status = read_refused(call->body, refused, ARRAY_COUNT(refused), error);
+    if (status == STATUS_OK)
+        status = read_keep_alive(call, error);
+    if (status == STATUS_OK)
+        status = read_format(call, error);
+    if (status == STATUS_OK)
+        status = read_options(call, error);
+    if (status != STATUS_OK || call->operation >= API_EMBEDDINGS)
+        return status;
+    call->stream = true;
+    return read_fields(call, call->body, &stream_field, 1, error);
+}
+
+/* The model is opened, and no more. */
+static enum status only_load(struct api_call *call)
+{
+    call->operation = API_LOAD;
+    call->stream = false;
+    return STATUS_OK;
+}
+
 static enum status read_chat(struct api_call *call, struct api_error *error)
 {
     json_t *messages = json_object_get(call->body, "messages");
-    if (json_array_size(messages) == 0 && (messages == NULL || json_is_array(messages))) {
-        call->operation = API_LOAD;
-        return STATUS_OK;
-    }
-    enum status status = rename_fields(messages, error);
+    enum status status = read_common(call, error);
+    if (status == STATUS_OK && json_array_size(messages) == 0 &&
+        (messages == NULL || json_is_array(messages)))
+        return only_load(call);
+    if (status == STATUS_OK)
+        status = rename_fields(messages, error);
     if (status == STATUS_OK)
         status = read_messages(call, messages, error);
     if (status == STATUS_OK)
@@ -155,17 +184,17 @@ static enum status read_generate(struct api_call *call, struct api_error *error)
 {
     const char *prompt, *system, *suffix = NULL;
     const json_t *raw = json_object_get(call->body, "raw");
-    enum status status = read_string(call->body, "prompt", &prompt, error);
+    enum status status = read_common(call, error);
+    if (status == STATUS_OK)
+        status = read_string(call->body, "prompt", &prompt, error);
     if (status == STATUS_OK)
         status = read_string(call->body, "system", &system, error);
     if (status == STATUS_OK)
         status = read_string(call->body, "suffix", &suffix, error);
     if (status != STATUS_OK)
         return status;
-    if (prompt == NULL || prompt[0] == '\0') {
-        call->operation = API_LOAD;
-        return STATUS_OK;
-    }
+    if (prompt == NULL || prompt[0] == '\0')
+        return only_load(call);
     bool infill = suffix != NULL && suffix[0] != '\0';
     if (json_is_true(raw) || infill) {
         status = read_prompts(call, "prompt", error);
@@ -189,75 +218,33 @@ static enum status read_embed(struct api_call *call, struct api_error *error)
         {"dimensions", FIELD_U32, CALL(dimensions), 1, UINT32_MAX},
         {"truncate", FIELD_BOOL, CALL(truncate), 0, 0},
     };
-    enum status status = read_fields(call, call->body, fields, ARRAY_COUNT(fields), error);
+    enum status status = read_common(call, error);
+    if (status == STATUS_OK)
+        status = read_fields(call, call->body, fields, ARRAY_COUNT(fields), error);
     return status == STATUS_OK ? read_prompts(call, "input", error) : status;
 }
 
 static enum status read_embedding(struct api_call *call, struct api_error *error)
 {
-    if (!json_is_string(json_object_get(call->body, "prompt")))
+    enum status status = read_common(call, error);
+    if (status == STATUS_OK && !json_is_string(json_object_get(call->body, "prompt")))
         return api_invalid(error, "prompt", "prompt must be a string");
-    call->format = &ollama_embedding_format;
-    return read_prompts(call, "prompt", error);
-}
-
-static enum status read_nothing(struct api_call *call, struct api_error *error)
-{
-    (void)call;
-    (void)error;
-    return STATUS_OK;
-}
-
-typedef enum status read_rest(struct api_call *call, struct api_error *error);
-
-static enum status read_call(struct api_call **out, enum api_operation operation, struct view body,
-                             read_rest *rest, struct api_error *error)
-{
-    struct api_call *call;
-    *out = NULL;
-    const struct api_format *format =
-        operation == API_CHAT ? &ollama_chat_format : &ollama_generate_format;
-    enum status status = call_open(&call, format, operation, body, error);
-    if (status != STATUS_OK)
-        return status;
-    status = read_string(call->body, "model", &call->model, error);
-    if (status == STATUS_OK && call->model == NULL)
-        status = read_string(call->body, "name", &call->model, error);
-    if (status == STATUS_OK)
-        status = read_refused(call->body, refused, ARRAY_COUNT(refused), error);
-    if (status == STATUS_OK)
-        status = read_keep_alive(call, error);
-    if (status == STATUS_OK)
-        status = read_format(call, error);
-    if (status == STATUS_OK)
-        status = read_options(call, error);
-    if (status == STATUS_OK && operation < API_EMBEDDINGS) {
-        call->stream = true;
-        status = read_fields(call, call->body, &stream_field, 1, error);
-    }
-    if (status == STATUS_OK)
-        status = rest(call, error);
-    if (status != STATUS_OK) {
-        api_call_free(call);
-        return status;
-    }
-    call->stream = call->stream && call->operation != API_LOAD;
-    *out = call;
-    return STATUS_OK;
+    return status == STATUS_OK ? read_prompts(call, "prompt", error) : status;
 }
 
 enum status ollama_read(struct api_call **out, enum api_operation operation, struct view body,
                         struct api_error *error)
 {
-    read_rest *rest = operation == API_CHAT         ? read_chat
+    call_part *part = operation == API_CHAT         ? read_chat
                       : operation == API_COMPLETION ? read_generate
                       : operation == API_EMBEDDINGS ? read_embed
-                                                    : read_nothing;
-    return read_call(out, operation, body, rest, error);
+                                                    : read_common;
+    return call_read(out, operation == API_CHAT ? &ollama_chat_format : &ollama_generate_format,
+                     operation, body, part, error);
 }
 
 enum status ollama_read_embedding(struct api_call **out, enum api_operation operation,
                                   struct view body, struct api_error *error)
 {
-    return read_call(out, operation, body, read_embedding, error);
+    return call_read(out, &ollama_embedding_format, operation, body, read_embedding, error);
 }

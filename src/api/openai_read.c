@@ -351,27 +351,18 @@ static enum status read_text(struct api_call *call, struct api_error *error)
     return status == STATUS_OK ? read_output(call, error) : status;
 }
 
+static enum status read_call(struct api_call *call, struct api_error *error)
+{
+    call_part *part = call->operation == API_CHAT         ? read_chat
+                      : call->operation == API_COMPLETION ? read_completion
+                                                          : read_embeddings;
+    enum status status = call->operation != API_EMBEDDINGS ? read_text(call, error) : STATUS_OK;
+    return status == STATUS_OK ? part(call, error) : status;
+}
+
 enum status openai_read(struct api_call **out, enum api_operation operation, struct view body,
                         struct api_error *error)
 {
-    struct api_call *call;
-    *out = NULL;
-    enum status status =
-        call_open(&call, operation == API_CHAT ? &openai_chat_format : &openai_completion_format,
-                  operation, body, error);
-    if (status != STATUS_OK)
-        return status;
-    status = read_string(call->body, "model", &call->model, error);
-    if (status == STATUS_OK && operation != API_EMBEDDINGS)
-        status = read_text(call, error);
-    if (status == STATUS_OK)
-        status = operation == API_CHAT         ? read_chat(call, error)
-                 : operation == API_COMPLETION ? read_completion(call, error)
-                                               : read_embeddings(call, error);
-    if (status != STATUS_OK) {
-        api_call_free(call);
-        return status;
-    }
-    *out = call;
-    return STATUS_OK;
+    return call_read(out, operation == API_CHAT ? &openai_chat_format : &openai_completion_format,
+                     operation, body, read_call, error);
 }

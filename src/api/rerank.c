@@ -4,8 +4,6 @@
 
 #include <stdlib.h>
 
-#define CALL(field) offsetof(struct api_call, field)
-
 /* Documents may be objects with a text. */
 static enum status read_documents(struct api_call *call, const json_t *list,
                                   struct api_error *error)
@@ -37,9 +35,7 @@ static enum status read_call(struct api_call *call, struct api_error *error)
     };
     const char *query;
     const json_t *documents = json_object_get(call->body, "documents");
-    enum status status = read_string(call->body, "model", &call->model, error);
-    if (status == STATUS_OK)
-        status = read_fields(call, call->body, fields, ARRAY_COUNT(fields), error);
+    enum status status = read_fields(call, call->body, fields, ARRAY_COUNT(fields), error);
     if (status == STATUS_OK)
         status = read_string(call->body, "query", &query, error);
     if (status == STATUS_OK && query == NULL)
@@ -116,16 +112,5 @@ static const struct api_format rerank_format = {
 enum status rerank_read(struct api_call **out, enum api_operation operation, struct view body,
                         struct api_error *error)
 {
-    struct api_call *call;
-    *out = NULL;
-    enum status status = call_open(&call, &rerank_format, operation, body, error);
-    if (status != STATUS_OK)
-        return status;
-    status = read_call(call, error);
-    if (status != STATUS_OK) {
-        api_call_free(call);
-        return status;
-    }
-    *out = call;
-    return STATUS_OK;
+    return call_read(out, &rerank_format, operation, body, read_call, error);
 }

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CALL(field) offsetof(struct api_call, field)
-
 static const struct field fields[] = {
     {"max_output_tokens", FIELD_U32, CALL(max_tokens), 1, UINT32_MAX},
     {"stream", FIELD_BOOL, CALL(stream), 0, 0},
@@ -285,10 +283,10 @@ static enum status translate_reasoning(struct api_call *call, struct api_error *
 
 static enum status read_call(struct api_call *call, struct api_error *error)
 {
-    enum status status = read_string(call->body, "model", &call->model, error);
     const char *instructions;
-    if (status == STATUS_OK)
-        status = read_refused(call->body, refused, ARRAY_COUNT(refused), error);
+    call->keep_blocks = true;
+    call->store = true;
+    enum status status = read_refused(call->body, refused, ARRAY_COUNT(refused), error);
     if (status == STATUS_OK)
         status = read_fields(call, call->body, sampling_fields, n_sampling_fields, error);
     if (status == STATUS_OK)
@@ -317,18 +315,5 @@ static enum status read_call(struct api_call *call, struct api_error *error)
 enum status responses_read(struct api_call **out, enum api_operation operation, struct view body,
                            struct api_error *error)
 {
-    struct api_call *call;
-    *out = NULL;
-    enum status status = call_open(&call, &responses_format, operation, body, error);
-    if (status != STATUS_OK)
-        return status;
-    call->keep_blocks = true;
-    call->store = true;
-    status = read_call(call, error);
-    if (status != STATUS_OK) {
-        api_call_free(call);
-        return status;
-    }
-    *out = call;
-    return STATUS_OK;
+    return call_read(out, &responses_format, operation, body, read_call, error);
 }

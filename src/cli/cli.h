@@ -125,6 +125,19 @@ bool cli_seed_given(void); /* before cli_sampling */
 /* With the biases, and a seed of the system's where none was given. */
 struct sampling cli_sampling(void);
 
+/* Sampling as the command line has it, else as a model's name in the store (NULL: none) says. */
+struct api_call;
+struct cli_stored {
+    struct sampling sampling;
+    uint32_t max_tokens; /* 0: not said */
+    const char **stops;  /* [n_stops], as long as call lives */
+    size_t n_stops;
+    struct api_call *call;
+};
+enum status cli_take_stored(const struct store_model *stored, struct cli_stored *out,
+                            struct error *error);
+void cli_free_stored(struct cli_stored *stored);
+
 extern const struct cli_group cli_speculate_group; /* --speculate --draft --draft-max */
 bool cli_speculate_given(void);                    /* one of the first two */
 /* False where they do not go together (said on stderr). */

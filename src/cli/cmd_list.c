@@ -47,6 +47,18 @@ static void print_table(const struct store_list *list)
     }
 }
 
+static void note_abandoned(const struct store *store)
+{
+    struct store_abandoned left;
+    struct error error;
+    char size[32];
+    if (store_abandoned(store, &left, &error) == STATUS_OK && left.n_files > 0)
+        cli_note("%zu unfinished download%s (%s): the same consort pull goes on, consort rm "
+                 "--unfinished removes",
+                 left.n_files, left.n_files == 1 ? "" : "s",
+                 cli_size_text(size, (double)left.size_bytes));
+}
+
 static int run(const struct cli_command *command, char **operands, int n_operands)
 {
     (void)command, (void)operands, (void)n_operands;
@@ -65,6 +77,8 @@ static int run(const struct cli_command *command, char **operands, int n_operand
         print_table(&list);
     if (status == STATUS_OK && list.n_models == 0 && !as_json)
         cli_note("no models in %s yet: consort pull brings one", store_path(store));
+    if (status == STATUS_OK)
+        note_abandoned(store);
     if (list.n_broken > 0)
         code = cli_fail(&list.broken);
     store_list_free(&list);

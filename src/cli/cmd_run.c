@@ -1,6 +1,7 @@
 /* consort run: one answer, or a chat. */
 #include "cli/cli.h"
 #include "cli/lines.h"
+#include "store/store.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,10 @@ static const char *const stop_names[] = {"end", "length", "context", "interrupte
 struct chat {
     struct engine *engine, *draft; /* draft: the draft model's, or NULL */
     struct session *session;
+    struct store_model *stored; /* what the store says of the model; NULL: a file */
+    struct cli_stored settings;
     struct sampling sampling;
+    uint32_t max_tokens;
     struct grammar *grammar; /* what answers follow, or NULL */
     json_t *messages;
     struct token_list tokens; /* of the prompt */
@@ -61,13 +65,41 @@ static enum status begin_answer(struct chat *chat, struct error *error)
     return status;
 }
 
-/* Prints what the answer has grown by since from. */
-static void print_new(const struct chat *chat, size_t from)
+/* Prints the answer up to end, of which *shown bytes were. */
+static void print_new(const struct chat *chat, size_t *shown, size_t end)
 {
-    if (!args.json && chat->answer.size > from) {
-        cli_write(chat->answer.data + from, chat->answer.size - from);
+    if (!args.json && end > *shown) {
+        cli_write(chat->answer.data + *shown, end - *shown);
         cli_flush();
     }
+    *shown = MAX(*shown, end);
+}
+
+/* Whether a text that ends answers stands in this one, which is then cut there; else *certain is up
+ * to where none may begin. */
+static bool stop_found(struct chat *chat, size_t from, size_t *certain)
+{
+    struct buffer *answer = &chat->answer;
+    size_t cut = answer->size;
+    bool found = false;
+    *certain = answer->size;
+    for (size_t s = 0; s < chat->settings.n_stops; s++) {
+        struct view stop = view_of(chat->settings.stops[s]);
+        for (size_t i = from; i < cut; i++) {
+            size_t n = MIN(stop.size, answer->size - i);
+            if (memcmp(answer->data + i, stop.data, n) != 0)
+                continue;
+            if (n < stop.size)
+                *certain = MIN(*certain, i);
+            else
+                cut = i;
+            found |= n == stop.size;
+            break;
+        }
+    }
+    if (found)
+        answer->size = cut;
+    return found;
 }
 
 /* Answers chat->tokens; the text goes to stdout as it comes, and into chat->answer. */
@@ -84,8 +116,10 @@ static enum status give_answer(struct chat *chat, struct error *error)
     if (status != STATUS_OK)
         return status;
     uint64_t begin_ns = clock_now_ns();
-    for (chat->stop = STOP_LENGTH; chat->n_answer < args.max_tokens; chat->n_answer++) {
-        size_t from = chat->answer.size;
+    size_t shown = 0;
+    bool stopped = false;
+    for (chat->stop = STOP_LENGTH; chat->n_answer < chat->max_tokens; chat->n_answer++) {
+        size_t from = chat->answer.size, certain;
         int32_t token;
         if (cli_interrupted() || cli_output_lost()) {
             chat->stop = STOP_INTERRUPTED;
@@ -104,11 +138,17 @@ static enum status give_answer(struct chat *chat, struct error *error)
             chat->n_answer++;
             break;
         }
-        print_new(chat, from);
+        stopped = stop_found(chat, shown, &certain);
+        if (stopped) {
+            chat->stop = STOP_END;
+            chat->n_answer++;
+            break;
+        }
+        print_new(chat, &shown, certain);
     }
-    size_t from = chat->answer.size;
-    session_finish(chat->session, &chat->answer);
-    print_new(chat, from);
+    if (!stopped)
+        session_finish(chat->session, &chat->answer);
+    print_new(chat, &shown, chat->answer.size);
     chat->answer_ns = clock_now_ns() - begin_ns;
     chat->total_prompt += chat->n_prompt;
     chat->total_answer += chat->n_answer;
@@ -165,13 +205,22 @@ static bool add_message(struct chat *chat, const char *role, const char *text, s
     return message != NULL && json_array_append_new(chat->messages, message) == 0;
 }
 
-/* Begins a conversation anew, with the system prompt where there is one. */
+/* Begins a conversation anew, with the system prompt where there is one, and what the store has
+ * behind it. */
 static bool clear_messages(struct chat *chat, const char *system)
 {
     json_decref(chat->messages);
     chat->messages = json_array();
-    return chat->messages != NULL && (system == NULL || system[0] == '\0' ||
-                                      add_message(chat, "system", system, strlen(system)));
+    return chat->messages != NULL &&
+           (system == NULL || system[0] == '\0' ||
+            add_message(chat, "system", system, strlen(system))) &&
+           (chat->stored == NULL || json_array_extend(chat->messages, chat->stored->messages) == 0);
+}
+
+/* As the command line has it, or the store. */
+static const char *system_text(const struct chat *chat)
+{
+    return args.system == NULL && chat->stored != NULL ? chat->stored->system : args.system;
 }
 
 static enum status answer_messages(struct chat *chat, struct error *error)
@@ -211,10 +260,10 @@ static int run_once(struct chat *chat)
         while (text.size > 0 && (args.file != NULL || strcmp(args.prompt, "-") == 0) &&
                text.data[text.size - 1] == '\n')
             text.size--;
-        status =
-            clear_messages(chat, args.system) && add_message(chat, "user", text.data, text.size)
-                ? answer_messages(chat, &error)
-                : error_memory(&error, text.size);
+        status = clear_messages(chat, system_text(chat)) &&
+                         add_message(chat, "user", text.data, text.size)
+                     ? answer_messages(chat, &error)
+                     : error_memory(&error, text.size);
     }
     buffer_free(&prompt);
     if (status != STATUS_OK)
@@ -313,9 +362,9 @@ static int run_chat(struct chat *chat)
     if (lines_open(&lines, &error) != STATUS_OK)
         return cli_fail(&error);
     cli_catch_signals(lines_on_terminal(lines));
-    if (args.system != NULL)
-        buffer_append_text(&system, args.system);
-    clear_messages(chat, args.system);
+    if (system_text(chat) != NULL)
+        buffer_append_text(&system, system_text(chat));
+    clear_messages(chat, system_text(chat));
     if (lines_on_terminal(lines))
         cli_note("/help lists commands, Ctrl-C stops an answer, Ctrl-D ends");
     while (!cli_output_lost() && !cli_terminated()) {
@@ -404,6 +453,30 @@ static enum status open_grammar(struct chat *chat, struct error *error)
     return status;
 }
 
+/* The model, and what the store says of it. */
+static enum status open_chat(struct chat *chat, const char *model, struct error *error)
+{
+    struct model_options options = cli_model_options();
+    unsigned parts = ENGINE_TOKENIZER | ENGINE_MODEL | (args.raw ? 0 : ENGINE_TEMPLATE);
+    enum status status = cli_find_model(model, &chat->stored, error);
+    if (status == STATUS_OK)
+        status = cli_take_stored(chat->stored, &chat->settings, error);
+    if (status == STATUS_OK)
+        status = engine_open(&chat->engine, chat->stored != NULL ? chat->stored->path : model,
+                             parts, &options, error);
+    if (status == STATUS_OK && chat->stored != NULL && !args.raw)
+        status = engine_set_go_template(chat->engine, chat->stored->chat_template,
+                                        chat->stored->template_wins, error);
+    chat->sampling = chat->settings.sampling;
+    chat->max_tokens = args.max_tokens < UINT32_MAX || chat->settings.max_tokens == 0
+                           ? args.max_tokens
+                           : chat->settings.max_tokens;
+    if (status != STATUS_OK || model_description(chat->engine->model)->causal)
+        return status;
+    return error_set(error, STATUS_UNSUPPORTED,
+                     "%s is an embedding model and writes no text: use consort embed", model);
+}
+
 static int run(const struct cli_command *command, char **operands, int n_operands)
 {
     (void)n_operands;
@@ -417,19 +490,12 @@ static int run(const struct cli_command *command, char **operands, int n_operand
     if (!cli_check_speculate(command))
         return CLI_USAGE;
     struct error error;
-    struct chat chat = {.sampling = cli_sampling()};
-    struct model_options options = cli_model_options();
-    unsigned parts = ENGINE_TOKENIZER | ENGINE_MODEL | (args.raw ? 0 : ENGINE_TEMPLATE);
+    struct chat chat = {0};
     int code = CLI_FAILED;
-    if (cli_open_engine(&chat.engine, operands[0], parts, &options, &error) != STATUS_OK)
-        return cli_fail(&error);
-    if (!model_description(chat.engine->model)->causal) {
-        error_set(&error, STATUS_UNSUPPORTED,
-                  "%s is an embedding model and writes no text: use consort embed", operands[0]);
-        cli_fail(&error);
-    } else if (session_open(&chat.session, chat.engine, &error) != STATUS_OK ||
-               cli_speculate(chat.session, chat.engine, &chat.draft, &error) != STATUS_OK ||
-               open_grammar(&chat, &error) != STATUS_OK) {
+    if (open_chat(&chat, operands[0], &error) != STATUS_OK ||
+        session_open(&chat.session, chat.engine, &error) != STATUS_OK ||
+        cli_speculate(chat.session, chat.engine, &chat.draft, &error) != STATUS_OK ||
+        open_grammar(&chat, &error) != STATUS_OK) {
         cli_fail(&error);
     } else {
         note_model(chat.engine, !args.raw);
@@ -443,6 +509,8 @@ static int run(const struct cli_command *command, char **operands, int n_operand
     grammar_release(chat.grammar);
     engine_close(chat.draft);
     engine_close(chat.engine);
+    cli_free_stored(&chat.settings);
+    store_model_free(chat.stored);
     return code;
 }
 

@@ -27,6 +27,30 @@ enum status engine_set_template(struct engine *engine, struct view source, struc
     return chat_template_open(&engine->chat_template, source, error);
 }
 
+enum status engine_set_go_template(struct engine *engine, const char *source, bool wins,
+                                   struct error *error)
+{
+    struct buffer jinja = {0};
+    if (source[0] == '\0' || (!wins && !engine->template_is_default))
+        return STATUS_OK;
+    struct error why;
+    enum status status = chat_template_from_go(view_of(source), &jinja, &why);
+    if (status != STATUS_OK)
+        error_set(error, status,
+                  "%.150s; a model file with a chat template of its own needs none, and consort up "
+                  "--template FILE takes one in Jinja",
+                  why.text);
+    char *kept = status == STATUS_OK ? arena_copy(engine->arena, jinja.data, jinja.size) : NULL;
+    size_t size = jinja.size;
+    buffer_free(&jinja);
+    if (status == STATUS_OK && kept == NULL)
+        status = error_memory(error, size);
+    if (status == STATUS_OK)
+        status = engine_set_template(engine, (struct view){kept, size}, error);
+    engine->template_is_default &= status != STATUS_OK;
+    return status;
+}
+
 enum status engine_open(struct engine **out, const char *path, unsigned parts,
                         const struct model_options *options, struct error *error)
 {

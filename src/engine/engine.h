@@ -67,6 +67,11 @@ enum status engine_encode_infill(const struct engine *engine, const struct infil
 /* Another chat template than the file's; borrowed source. Before any use. */
 enum status engine_set_template(struct engine *engine, struct view source, struct error *error);
 
+/* The same of one in Go's language, which need not live on; one that does not win takes effect only
+ * where the file carries none. Empty: nothing. */
+enum status engine_set_go_template(struct engine *engine, const char *source, bool wins,
+                                   struct error *error);
+
 /* Renders a conversation (a JSON array of messages) with the chat template, ready for the
  * assistant's answer; out grows. Tool calls of earlier answers have their arguments as objects; for
  * a template that fails on these, they are given as texts. variables (an object, or NULL) is what

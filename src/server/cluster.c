@@ -287,8 +287,12 @@ static void open_metadata(void *context)
     struct meeting *meeting = context;
     struct server *server = meeting->model->server;
     if (engine_open(&meeting->engine, meeting->path, ENGINE_TOKENIZER | ENGINE_TEMPLATE, NULL,
-                    &meeting->error) != STATUS_OK)
+                    &meeting->error) != STATUS_OK) {
         meeting->engine = NULL;
+    } else if (models_set_template(meeting->model, meeting->engine, &meeting->error) != STATUS_OK) {
+        engine_close(meeting->engine);
+        meeting->engine = NULL;
+    }
     if (!net_loop_post(server->loop, met, meeting)) {
         engine_close(meeting->engine);
         free(meeting->path);

@@ -228,6 +228,7 @@ static enum status take_request(const struct library_job *job, struct store_mode
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
         if (field(job, texts[i].name) != NULL)
             *texts[i].to = store_model_text(model, field(job, texts[i].name));
+    model->template_wins |= field(job, "template") != NULL;
     if (json_is_array(json_object_get(job->body, "license")))
         model->license = joined_license(model, json_object_get(job->body, "license"));
     if ((parameters != NULL && !json_is_object(parameters)) ||
@@ -249,6 +250,7 @@ static void take_over(struct store_model *to, const struct store_model *from)
         to->system = from->system;
     if (from->chat_template[0] != '\0')
         to->chat_template = from->chat_template;
+    to->template_wins |= from->template_wins;
     if (from->license[0] != '\0')
         to->license = from->license;
     json_object_update(to->parameters, from->parameters);
@@ -271,6 +273,23 @@ static enum status refuse_unknown(const struct library_job *job, struct error *e
     return need_model(model_of(job), error);
 }
 
+/* A template that somebody names is used, so it must be understood. */
+static enum status check_template(const struct store_model *model, struct error *error)
+{
+    struct error why;
+    struct buffer jinja = {0};
+    if (!model->template_wins)
+        return STATUS_OK;
+    enum status status = chat_template_from_go(view_of(model->chat_template), &jinja, &why);
+    buffer_free(&jinja);
+    return status == STATUS_OK
+               ? status
+               : error_set(error, status,
+                           "%.150s; without TEMPLATE the model file's own is used, and consort up "
+                           "--template FILE takes one in Jinja",
+                           why.text);
+}
+
 static enum status create(struct library_job *job, struct error *error)
 {
     const char *from = field(job, "from"), *modelfile = field(job, "modelfile");
@@ -287,6 +306,8 @@ static enum status create(struct library_job *job, struct error *error)
         take_over(model, said);
         status = take_request(job, model, error);
     }
+    if (status == STATUS_OK)
+        status = check_template(model, error);
     for (size_t i = 0; status == STATUS_OK && i < model->n_files; i++)
         post(job,
              json_pack("{s:s+}", "status", "using existing layer sha256:", model->files[i].digest),

@@ -28,29 +28,38 @@ static const char *main_format(const struct weights *weights)
     return quant_info(best)->name;
 }
 
-/* desc and weights are NULL where the file has not been looked at. */
-static json_t *details(const struct model_desc *desc, const struct weights *weights)
+static struct model_facts facts_of(const struct model_desc *desc, const struct weights *weights)
+{
+    struct model_facts facts = {
+        .known = true, .format = main_format(weights), .n_params = desc->n_params};
+    snprintf(facts.family, sizeof facts.family, "%s", desc->architecture);
+    return facts;
+}
+
+static json_t *details(const struct model_facts *facts)
 {
     char size[32] = "";
-    const char *family = desc != NULL ? desc->architecture : "";
-    if (desc != NULL)
-        snprintf(size, sizeof size, desc->n_params >= 1000000000 ? "%.1fB" : "%.1fM",
-                 (double)desc->n_params / (desc->n_params >= 1000000000 ? 1e9 : 1e6));
+    if (facts->n_params > 0)
+        snprintf(size, sizeof size, facts->n_params >= 1000000000 ? "%.1fB" : "%.1fM",
+                 (double)facts->n_params / (facts->n_params >= 1000000000 ? 1e9 : 1e6));
     return json_pack("{s:s, s:s, s:s, s:[s], s:s, s:s}", "parent_model", "", "format", "gguf",
-                     "family", family, "families", family, "parameter_size", size,
-                     "quantization_level", weights != NULL ? main_format(weights) : "");
+                     "family", facts->family, "families", facts->family, "parameter_size", size,
+                     "quantization_level", facts->format != NULL ? facts->format : "");
 }
 
 static json_t *describe(const struct served_model *model)
 {
-    struct stat facts;
+    struct stat file;
     const struct store_model *stored = model->stored;
     bool open = model->state == MODEL_OPEN;
+    struct model_facts facts =
+        open ? facts_of(model_description(model->engine->model), model->engine->weights)
+             : model->facts;
     int64_t modified_s = stored != NULL ? stored->modified_s : 0;
     uint64_t size_bytes = stored != NULL ? stored->size_bytes : 0;
-    if (stored == NULL && stat(model->path, &facts) == 0) {
-        modified_s = (int64_t)facts.st_mtime;
-        size_bytes = (uint64_t)facts.st_size;
+    if (stored == NULL && stat(model->path, &file) == 0) {
+        modified_s = (int64_t)file.st_mtime;
+        size_bytes = (uint64_t)file.st_size;
     }
     struct buffer name = {0}, modified = {0};
     put_name(model, &name);
@@ -58,9 +67,7 @@ static json_t *describe(const struct served_model *model)
     json_t *entry =
         json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", name.data, "model", name.data,
                   "modified_at", modified.data, "size", (json_int_t)size_bytes, "digest",
-                  stored != NULL ? stored->digest : "", "details",
-                  details(open ? model_description(model->engine->model) : NULL,
-                          open ? model->engine->weights : NULL));
+                  stored != NULL ? stored->digest : "", "details", details(&facts));
     if (open)
         json_object_set_new(entry, "context_length",
                             json_integer((json_int_t)model_n_ctx(model->engine->model)));
@@ -108,6 +115,120 @@ void models_list(const struct server *server, const struct http_exchange *exchan
         json_array_append_new(list, entry);
     }
     put_object(json_pack("{s:o}", "models", list), out);
+}
+
+/* ---- Files that nobody has looked at yet ----------------------------------------------------- */
+
+/* One answer that waits for the worker to read metadata. */
+struct tags {
+    struct server *server;
+    struct http_exchange *exchange; /* NULL once it has ended */
+    struct unread {
+        char *path;
+        struct model_facts facts;
+    } * files; /* [n_files] */
+    size_t n_files;
+};
+
+static bool is_unread(const struct served_model *model)
+{
+    struct stat file;
+    const struct model_facts *facts = &model->facts;
+    return !model->gone && model->state != MODEL_OPEN && model->path != NULL &&
+           stat(model->path, &file) == 0 &&
+           (!facts->known || facts->modified_s != (int64_t)file.st_mtime ||
+            facts->size_bytes != (uint64_t)file.st_size);
+}
+
+/* On the worker. */
+static void read_facts(struct unread *unread)
+{
+    struct error error;
+    struct stat file = {0};
+    struct weights *weights = NULL;
+    struct model_desc *desc = NULL;
+    (void)!stat(unread->path, &file);
+    if (weights_open(&weights, unread->path, &error) == STATUS_OK &&
+        model_describe(&desc, weights, &error) == STATUS_OK)
+        unread->facts = facts_of(desc, weights);
+    unread->facts.known = true;
+    unread->facts.modified_s = (int64_t)file.st_mtime;
+    unread->facts.size_bytes = (uint64_t)file.st_size;
+    model_desc_free(desc);
+    weights_close(weights);
+}
+
+static void reply_tags(struct server *server, struct http_exchange *exchange)
+{
+    struct buffer body = {0};
+    models_list(server, exchange, false, &body);
+    reply_json(exchange, 200, (struct view){body.data, body.size});
+    buffer_free(&body);
+}
+
+static void free_tags(struct tags *tags)
+{
+    for (size_t f = 0; f < tags->n_files; f++)
+        free(tags->files[f].path);
+    free(tags->files);
+    free(tags);
+}
+
+/* On the loop. */
+static void tags_are_read(void *context)
+{
+    struct tags *tags = context;
+    struct server *server = tags->server;
+    for (size_t i = 0; i < server->n_models; i++)
+        for (size_t f = 0; f < tags->n_files && server->models[i].path != NULL; f++)
+            if (strcmp(server->models[i].path, tags->files[f].path) == 0)
+                server->models[i].facts = tags->files[f].facts;
+    if (tags->exchange != NULL)
+        reply_tags(server, tags->exchange);
+    free_tags(tags);
+}
+
+/* On the worker. */
+static void read_tags(void *context)
+{
+    struct tags *tags = context;
+    for (size_t f = 0; f < tags->n_files; f++)
+        read_facts(&tags->files[f]);
+    if (!net_loop_post(tags->server->loop, tags_are_read, tags))
+        free_tags(tags);
+}
+
+static void tags_gone(void *context)
+{
+    struct tags *tags = context;
+    http_abort(tags->exchange);
+    tags->exchange = NULL;
+}
+
+void models_tags(struct server *server, struct http_exchange *exchange)
+{
+    shelf_refresh(server);
+    struct tags *tags = calloc(1, sizeof *tags);
+    struct unread *files = calloc(server->n_models + 1, sizeof *files);
+    size_t n = 0;
+    for (size_t i = 0; tags != NULL && files != NULL && i < server->n_models; i++) {
+        if (is_unread(&server->models[i]))
+            files[n].path = strdup(server->models[i].path);
+        n += files[n].path != NULL;
+    }
+    if (n == 0) {
+        free(files);
+        free(tags);
+        reply_tags(server, exchange);
+        return;
+    }
+    *tags = (struct tags){.server = server, .exchange = exchange, .files = files, .n_files = n};
+    if (worker_post(server->worker, read_tags, tags)) {
+        http_on_gone(exchange, tags_gone, tags);
+        return;
+    }
+    free_tags(tags);
+    reply_tags(server, exchange);
 }
 
 /* ---- Places for requests --------------------------------------------------------------------- */
@@ -204,6 +325,8 @@ static void add_stored(const struct store_model *stored, json_t *shown)
     put_parameters(stored->parameters, "", &parameters);
     buffer_printf(&file, "FROM %s\n", stored->name);
     put_parameters(stored->parameters, "PARAMETER ", &file);
+    if (stored->template_wins)
+        buffer_printf(&file, "TEMPLATE \"\"\"%s\"\"\"\n", stored->chat_template);
     if (stored->system[0] != '\0')
         buffer_printf(&file, "SYSTEM \"\"\"%s\"\"\"\n", stored->system);
     json_object_set_new(shown, "license", json_string(stored->license));
@@ -228,10 +351,13 @@ enum status models_show(const struct served_model *model, struct buffer *out, st
     if (status == STATUS_OK)
         status = weights_string(weights, "tokenizer.chat_template", &chat_template, error);
     if (status == STATUS_OK) {
+        if (model->stored != NULL && model->stored->template_wins)
+            chat_template = view_of(model->stored->chat_template);
+        struct model_facts facts = facts_of(desc, weights);
         json_t *shown = json_pack(
             "{s:s, s:s, s:s, s:s%, s:o, s:o, s:o}", "license", "", "modelfile", "", "parameters",
             "", "template", chat_template.size > 0 ? chat_template.data : "", chat_template.size,
-            "details", details(desc, weights), "model_info", model_info(desc), "capabilities",
+            "details", details(&facts), "model_info", model_info(desc), "capabilities",
             capabilities(desc, chat_template));
         if (model->stored != NULL)
             add_stored(model->stored, shown);

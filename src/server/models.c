@@ -294,15 +294,26 @@ static enum status plan_opening(struct opening *opening, struct model_options *o
     return opening->plan == MEMORY_REFUSE ? opening->error.code : STATUS_OK;
 }
 
+enum status models_set_template(const struct served_model *model, struct engine *engine,
+                                struct error *error)
+{
+    const char *of_all = model->server->options.chat_template;
+    const struct store_model *stored = model->stored;
+    if (of_all != NULL)
+        return engine_set_template(engine, view_of(of_all), error);
+    return stored == NULL ? STATUS_OK
+                          : engine_set_go_template(engine, stored->chat_template,
+                                                   stored->template_wins, error);
+}
+
 static enum status open_parts(struct opening *opening, const struct model_options *model)
 {
     const struct server_options *options = &opening->model->server->options;
-    const char *chat_template = options->chat_template;
     enum status status =
         engine_open(&opening->engine, opening->model->path,
                     ENGINE_TOKENIZER | ENGINE_TEMPLATE | ENGINE_MODEL, model, &opening->error);
-    if (status == STATUS_OK && chat_template != NULL)
-        status = engine_set_template(opening->engine, view_of(chat_template), &opening->error);
+    if (status == STATUS_OK)
+        status = models_set_template(opening->model, opening->engine, &opening->error);
     if (status == STATUS_OK)
         status = scheduler_open(&opening->scheduler, opening->engine, &options->scheduler,
                                 &opening->error);

@@ -232,23 +232,13 @@ static void get_version(struct server *server, struct http_exchange *exchange)
     reply_json(exchange, 200, view_of("{\"version\":\"" CONSORT_VERSION "\"}"));
 }
 
-static void get_ollama(struct server *server, struct http_exchange *exchange, bool open_only)
+static void get_ps(struct server *server, struct http_exchange *exchange)
 {
     struct buffer body = {0};
     shelf_refresh(server);
-    models_list(server, exchange, open_only, &body);
+    models_list(server, exchange, true, &body);
     reply_json(exchange, 200, (struct view){body.data, body.size});
     buffer_free(&body);
-}
-
-static void get_tags(struct server *server, struct http_exchange *exchange)
-{
-    get_ollama(server, exchange, false);
-}
-
-static void get_ps(struct server *server, struct http_exchange *exchange)
-{
-    get_ollama(server, exchange, true);
 }
 
 static void get_state(struct server *server, struct http_exchange *exchange)
@@ -296,7 +286,7 @@ static const struct route {
     {"GET", "/props", get_props},
     {"GET", "/slots", get_slots},
     {"GET", "/api/version", get_version},
-    {"GET", "/api/tags", get_tags},
+    {"GET", "/api/tags", models_tags},
     {"GET", "/api/ps", get_ps},
     {"POST", "/api/show", post_ollama_show},
     {"POST", "/api/pull", library_pull},

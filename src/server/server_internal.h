@@ -32,6 +32,16 @@ enum model_state {
 struct model_waiter;
 struct opening;
 
+/* What is told of a model that need not be open. */
+struct model_facts {
+    bool known;
+    int64_t modified_s; /* of the file that was looked at, as its size */
+    uint64_t size_bytes;
+    char family[32];    /* empty, as what follows, where the file is no model */
+    const char *format; /* the one with the most bytes; a constant */
+    uint64_t n_params;
+};
+
 struct served_model {
     struct server *server;
     const char *name, *path;
@@ -53,8 +63,9 @@ struct served_model {
     struct opening *opening;      /* the attempt under way */
     struct model_waiter *waiting; /* requests, while it opens */
     struct served_model *next;    /* in the line */
-    bool waits;                   /* for models in use */
-    uint64_t asked_ns;            /* when it came to the head of the line */
+    struct model_facts facts;
+    bool waits;        /* for models in use */
+    uint64_t asked_ns; /* when it came to the head of the line */
 };
 
 /* Told once on the loop, at once where the model is open. error is NULL where it is; then the model
@@ -76,6 +87,12 @@ bool models_visible(const struct served_model *model, const struct http_exchange
 /* Ollama's list of all models, or of those that are open; what the exchange's key may use. */
 void models_list(const struct server *server, const struct http_exchange *exchange, bool open_only,
                  struct buffer *out);
+/* Answers with the list of all; files that nobody has looked at are read on the worker first. */
+void models_tags(struct server *server, struct http_exchange *exchange);
+/* The template that the server was given for all, or what the store has for this one, instead of
+ * the file's. While the model is opening, any thread. */
+enum status models_set_template(const struct served_model *model, struct engine *engine,
+                                struct error *error);
 /* What the file holds, as Ollama tells it; reads the file's metadata. Any thread. */
 enum status models_show(const struct served_model *model, struct buffer *out, struct error *error);
 /* llama-server's list of places for requests, and how many each model has. */

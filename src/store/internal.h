@@ -142,6 +142,9 @@ enum status partial_open(struct partial *partial, struct pull *pull, const char 
                          struct error *error);
 void partial_close(struct partial *partial); /* what is there stays */
 
+/* Removes downloads that were not touched for two weeks. */
+void store_drop_old(const struct store *store);
+
 /* Gives the file at path, whole and verified, its place in the store. */
 enum status store_adopt(const struct store *store, const char *path, const char *digest,
                         struct error *error);

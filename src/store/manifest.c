@@ -2,7 +2,7 @@
  *
  *     {"name": "llama3.2:1b", "source": "...",
  *      "files": [{"name": "x.gguf", "digest": "sha256:HEX", "size": 123}],
- *      "system": "...", "template": "...", "license": "...",
+ *      "system": "...", "template": "...", "template_wins": true, "license": "...",
  *      "parameters": {"temperature": 0.6, "stop": ["..."]},
  *      "messages": [{"role": "user", "content": "..."}]}
  */
@@ -176,6 +176,7 @@ static enum status read_all(struct store_model *model, const json_t *object, str
     char name[STORE_NAME_BYTES];
     const char *given = json_string_value(json_object_get(object, "name"));
     const json_t *parameters = json_object_get(object, "parameters");
+    model->template_wins = json_is_true(json_object_get(object, "template_wins"));
     if (given == NULL)
         return bad(error, "there is no name");
     enum status status = store_name_parse(given, name, error);
@@ -244,6 +245,8 @@ enum status store_manifest_write(const struct store_model *model, struct buffer 
     for (size_t i = 0; i < ARRAY_COUNT(texts) && object != NULL; i++)
         if (texts[i].text[0] != '\0')
             json_object_set_new(object, texts[i].key, json_string(texts[i].text));
+    if (model->template_wins)
+        json_object_set_new(object, "template_wins", json_true());
     if (json_object_size(model->parameters) > 0)
         json_object_set(object, "parameters", model->parameters);
     if (json_array_size(model->messages) > 0)

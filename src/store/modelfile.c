@@ -137,6 +137,8 @@ static enum status take(struct modelfile *file, const char *instruction, struct 
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
         if (strcasecmp(instruction, texts[i].name) == 0) {
             *texts[i].to = copy(file, text);
+            if (texts[i].to == &model->chat_template)
+                model->template_wins = model->chat_template[0] != '\0';
             return STATUS_OK;
         }
     return error_set(error, STATUS_INVALID,

@@ -300,6 +300,8 @@ enum status store_pull(const struct store *store, const struct store_pull *optio
     if (status == STATUS_OK)
         status = choose_name(&pull, name, error);
     if (status == STATUS_OK)
+        store_drop_old(store);
+    if (status == STATUS_OK)
         status = fetch_and_commit(&pull, name, error);
     if (status == STATUS_OK)
         status = pull_say(&pull, "success", error);

@@ -59,9 +59,10 @@ struct store_model {
     int64_t modified_s;              /* since 1970; of the name */
     struct store_file *files;        /* [n_files]: the parts of one model, in order */
     size_t n_files;
-    const char *source; /* where it came from, or "" as the next three */
-    const char *system; /* what the system says where the client says nothing */
-    const char *chat_template;
+    const char *source;        /* where it came from, or "" as the next three */
+    const char *system;        /* what the system says where the client says nothing */
+    const char *chat_template; /* in Go's language, as Ollama has it */
+    bool template_wins;        /* over the one that the model file carries */
     const char *license;
     json_t *parameters; /* object: default sampling, as Ollama names it; owned */
     json_t *messages;   /* array: the beginning of each conversation; owned */
@@ -125,6 +126,16 @@ enum status store_remove(const struct store *store, const char *name, uint64_t *
 enum status store_file_digest(const char *path, const atomic_bool *stop,
                               char out[STORE_DIGEST_BYTES], struct error *error);
 
+/* Downloads that are not whole and that nobody works on; the same pull would go on with them. */
+struct store_abandoned {
+    size_t n_files;
+    uint64_t size_bytes;
+};
+enum status store_abandoned(const struct store *store, struct store_abandoned *out,
+                            struct error *error);
+enum status store_drop_abandoned(const struct store *store, struct store_abandoned *dropped,
+                                 struct error *error);
+
 /* ---- Pulling --------------------------------------------------------------------------------- */
 
 /* What happens, in words and numbers; total_bytes is 0 for what has none. */
@@ -157,7 +168,8 @@ struct store_pull {
     void *context;
 };
 
-/* Brings a model into the store and gives it its name; *out (unless NULL) is what it has then. */
+/* Brings a model into the store and gives it its name; *out (unless NULL) is what it has then.
+ * Downloads that were not touched for two weeks go. */
 enum status store_pull(const struct store *store, const struct store_pull *pull,
                        struct store_model **out, struct error *error);
 

@@ -109,6 +109,11 @@ void chat_template_close(struct chat_template *chat_template);
 enum status chat_template_render(const struct chat_template *chat_template, const json_t *variables,
                                  int64_t now_s, struct buffer *out, struct error *error);
 
+/* Appends a template that renders what a Go template, as Ollama has them, renders of a
+ * conversation: of one that writes a turn, or that goes through .Messages. STATUS_UNSUPPORTED, with
+ * the line, where it says what is not known here. */
+enum status chat_template_from_go(struct view source, struct buffer *out, struct error *error);
+
 /* The template of a model that carries none: ChatML. */
 extern const char chat_template_chatml[];
 

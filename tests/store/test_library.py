@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import mirror as mirrors  # noqa: E402
-from test_store import DEMO, Home, ids, report, server, tap  # noqa: E402
+from test_store import DEMO, gguf, Home, ids, report, server, tap  # noqa: E402
 
 check = report.check
 MODEL = DEMO.read_bytes()
@@ -75,6 +75,71 @@ def manifests(running):
           and "FROM" in said["modelfile"], "/api/show tells them", said)
 
 
+def runs(home, running):
+    """consort run takes from a name what the server takes."""
+    body = {"model": "run", "from": "plain", "system": "Arr.", "messages": [
+        {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}],
+            "parameters": {"num_predict": 9, "temperature": 0, "stop": ["zzz"]}}
+    lines(running, "/api/create", body)
+    said = json.loads(home.run("run", "run", "-p", "What is consort?", "--json").out)
+    answer = answers(running, "run", messages=[{"role": "user", "content": "What is consort?"}])
+    check(said["prompt_tokens"] == answer["usage"]["prompt_tokens"] and said["answer_tokens"] == 9 and
+          said["text"] == answer["choices"][0]["message"]["content"], "consort run NAME", (said, answer))
+    said = json.loads(home.run("run", "run", "-p", "hi", "-n", 2, "--system", "", "--json").out)
+    check(said["answer_tokens"] == 2, "the command line goes first", said)
+    word = answer["choices"][0]["message"]["content"].split()[2]
+    lines(running, "/api/create", {**body, "parameters": {"temperature": 0, "stop": [word, "zzz"]}})
+    said = home.run("run", "run", "-p", "What is consort?").out
+    check(answer["choices"][0]["message"]["content"].startswith(said.strip()) and word not in said
+          and said.strip(), "stop texts", said)
+
+
+TURN = ("{{ if .System }}<|y_start|>system\n{{ .System }}<|y_end|>\n{{ end }}{{ if .Prompt }}"
+        "<|y_start|>user\n{{ .Prompt }}<|y_end|>\n{{ end }}<|y_start|>assistant\n{{ .Response }}<|y_end|>\n")
+
+
+def templates(home, mirror, running):
+    """Go templates: those of a Modelfile are used, those of a registry where the file has none."""
+    question = [{"role": "user", "content": "hi"}]
+    own = "<|y_start|>user\nhi<|y_end|>\n<|y_start|>assistant\n"
+
+    def prompt(model):
+        status, body = running.json("POST", "/apply-template", {"model": model, "messages": question})
+        return body["prompt"] if status == 200 else (status, body)
+
+    status, _, said = lines(running, "/api/create", {"model": "turns", "from": "plain", "template": TURN,
+                                                     "stream": False})
+    check(status == 200 and prompt("turns") == own != prompt("plain"), "a template of its own", prompt("turns"))
+    lines(running, "/api/create", {"model": "filed", "modelfile": f'FROM plain\nTEMPLATE """{TURN}"""\n'})
+    check(prompt("filed") == own, "from a Modelfile", prompt("filed"))
+    lines(running, "/api/create", {"model": "again", "from": "turns"})
+    check(prompt("again") == own, "and of what is made from it", prompt("again"))
+    lines(running, "/api/create", {"model": "bared", "from": "turns", "template": ""})
+    check(prompt("bared") == own, "an empty one says nothing", prompt("bared"))
+    status, shown = running.json("POST", "/api/show", {"model": "again"})
+    check(shown["template"] == TURN and TURN in shown["modelfile"], "/api/show tells it", shown)
+    for asked in ({"template": "{{ .Nothing }}"}, {"modelfile": 'FROM plain\nTEMPLATE "{{ .Nothing }}"'}):
+        status, _, said = lines(running, "/api/create", {"model": "x", "from": "plain", **asked, "stream": False})
+        check(status == 400 and "'.Nothing' is not known" in said[0]["error"] and "--template FILE" in said[0]["error"],
+              "one that is not known is refused", (status, said))
+    mirror.add_registry("known", "latest", MODEL, template=TURN)
+    lines(running, "/api/pull", {"model": "known"})
+    check(prompt("known") == prompt("plain"), "the file's own stays", prompt("known"))
+    whole = gguf.File(DEMO)
+    keys = {key: value for key, value in whole.keys.items() if key != "tokenizer.chat_template"}
+    gguf.write(home.path / "bare.gguf", keys, dict(whole.tensors))
+    bare = (home.path / "bare.gguf").read_bytes()
+    mirror.add_registry("bare", "latest", bare, template=TURN.replace("y_", "x_"))
+    lines(running, "/api/pull", {"model": "bare"})
+    check(prompt("bare") == own.replace("y_", "x_"), "a registry's, where the file has none", prompt("bare"))
+    mirror.add_registry("odd", "latest", bare, template="{{ .Nothing }}")
+    lines(running, "/api/pull", {"model": "odd"})
+    status, body = prompt("odd")
+    check(status == 400 and "'.Nothing' is not known" in body["error"]["message"], "and refused where it is odd", body)
+    run = home.run("run", "odd", "-p", "hi")
+    check(run.code == 1 and "--template FILE" in run.err, "by consort run too", run)
+
+
 def creates(home, running):
     body = {"model": "pirate", "from": "plain", "system": "Arr.", "parameters": {"num_predict": 4}}
     status, _, said = lines(running, "/api/create", body)
@@ -91,6 +156,7 @@ def creates(home, running):
           and [m["content"] for m in manifest["messages"]] == ["Hello", "Hi you"], "all of it", manifest)
     check(answers(running, "filed")["usage"]["completion_tokens"] <= 5, "it answers")
     check(len(home.blobs()) == 1, "no file was copied", home.blobs())
+    runs(home, running)
     for what, code, body in (
             ("nothing to make it from", 400, {"model": "x"}),
             ("an unknown one", 404, {"model": "x", "from": "nosuch"}),
@@ -144,6 +210,7 @@ def main():
         home.run("pull", DEMO, "--as", "plain")
         manifests(running)
         creates(home, running)
+        templates(home, mirror, running)
         names(home, running)
         check(running.stop() == 0, "the server ends well", running.log)
         shutting_down(mirror, home)

@@ -295,6 +295,43 @@ def kills(folder, mirror):
           and mirror.asked(path)[0].get("Range") == f"bytes={size}-", "the next pull goes on", done)
 
 
+def abandoned(folder, mirror):
+    path = mirror.add_registry("demo", "latest", MODEL)
+    home = Home(folder)
+    partial = home.models / "partial" / f"sha256-{DIGEST}"
+
+    def interrupt():
+        mirror.reset()
+        mirror.troubles[path] = [("hold", MIDDLE)]
+        process = start(home, mirror)
+        check(mirror.held.wait(tap.TIMEOUT_S) and wait_until(
+            lambda: partial.exists() and partial.stat().st_size > 100000), "a pull under way")
+        working = home.run("rm", "--unfinished")
+        check(working.code == 0 and partial.exists(), "what somebody works on stays", working)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        mirror.release()
+
+    interrupt()
+    listed = home.run("list")
+    check(listed.code == 0 and "1 unfinished download (" in listed.err and "--unfinished" in listed.err,
+          "list tells what was left", listed)
+    removed = home.run("rm", "--unfinished")
+    check(removed.code == 0 and "free again" in removed.err and os.listdir(home.models / "partial") == [],
+          "rm --unfinished removes it", removed)
+    interrupt()
+    mirror.add_registry("other", "latest", MODEL + b"x")
+    mirror.reset()
+    check(pull(home, mirror, "other").code == 0 and partial.exists(), "a pull leaves what is young")
+    for left in (home.models / "partial").iterdir():
+        os.utime(left, (time.time() - 15 * 86400,) * 2)
+    check(pull(home, mirror, "other").code == 0 and os.listdir(home.models / "partial") == [],
+          "and removes what is two weeks old", os.listdir(home.models / "partial"))
+    refuse = home.run("rm")
+    check(refuse.code == 2 and "--unfinished" in refuse.err, "rm of nothing", refuse)
+
+
 def at_once(folder, mirror):
     path = mirror.add_registry("demo", "latest", MODEL)
     home = Home(folder)
@@ -362,7 +399,7 @@ def certificates(folder):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         mirror = mirrors.Mirror()
-        for suite in (registry, hub, urls, connections, redirects, digests, hostile, kills, at_once,
+        for suite in (registry, hub, urls, connections, redirects, digests, hostile, kills, abandoned, at_once,
                       disks):
             suite(folder, mirror)
         mirror.close()

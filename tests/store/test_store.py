@@ -194,6 +194,14 @@ def serving(folder):
     entry = body["models"][0]
     check(entry["digest"] == home.list()[0]["digest"][7:] and entry["size"] == DEMO.stat().st_size,
           "/api/tags has digest and size", entry)
+    running.json("POST", "/api/generate", {"model": "demo", "keep_alive": 0})
+    running.wait_log("closing demo")
+    home.run("cp", "demo", "closed")
+    entries = running.json("GET", "/api/tags")[1]["models"]
+    check([e["details"]["family"] for e in entries] == ["llama", "llama"] and
+          all(e["details"]["quantization_level"] == "F16" and e["details"]["parameter_size"] == "2.8M" for e in entries)
+          and running.json("GET", "/api/ps")[1]["models"] == [], "and what closed models are", entries)
+    home.run("rm", "closed")
     home.run("cp", "demo", "my/copy:x")
     check(sorted(ids(running)) == ["demo", "my/copy:x"], "a second name is seen", ids(running))
     home.run("rm", "demo")
