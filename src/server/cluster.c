@@ -356,6 +356,36 @@ static struct api_error no_cluster(void)
                                       "consort join TOKEN joins one; then start it again"};
 }
 
+/* A key that may use some models sees no others: takes out the items of a list that name one, as
+ * NAME or [SHA, NAME, ...]. */
+static void hide_models(json_t *list, const char *field, const struct http_exchange *exchange)
+{
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        const json_t *model = json_object_get(json_array_get(list, i), field);
+        const char *name =
+            json_string_value(json_is_array(model) ? json_array_get(model, 1) : model);
+        if (name != NULL && !gateway_allows(exchange, name))
+            json_array_remove(list, i);
+    }
+}
+
+static void hide_all_models(json_t *status, const struct http_exchange *exchange)
+{
+    json_t *node, *problems = json_object_get(status, "problems");
+    size_t i;
+    json_array_foreach(json_object_get(status, "nodes"), i, node)
+        hide_models(json_object_get(node, "models"), "name", exchange);
+    hide_models(json_object_get(status, "instances"), "model", exchange);
+    for (i = json_array_size(problems); i-- > 0;) {
+        const json_t *problem = json_array_get(problems, i);
+        const char *kind = json_string_value(json_object_get(problem, "kind"));
+        const char *about = json_string_value(json_object_get(problem, "about"));
+        if (kind != NULL && about != NULL && strcmp(kind, "failed") == 0 &&
+            !gateway_allows(exchange, about))
+            json_array_remove(problems, i);
+    }
+}
+
 void cluster_get_status(struct server *server, struct http_exchange *exchange)
 {
     struct api_error error = no_cluster();
@@ -365,6 +395,7 @@ void cluster_get_status(struct server *server, struct http_exchange *exchange)
         reply_error(server, exchange, NULL, &error);
         return;
     }
+    hide_all_models(status, exchange);
     put_object(status, &body);
     reply_json(exchange, 200, (struct view){body.data, body.size});
     buffer_free(&body);

@@ -68,6 +68,12 @@ def check_keys(a, b):
     again = b.command("key", "create", "ann").split()[-1]
     wait_for("a new one of that name holds", lambda: models(a, again) == models(b, again) == 200)
     check(models(a, key) == 401, "a revoked key stays revoked")
+    cluster = lambda node, given: node.json("GET", "/consort/cluster", key=given)
+    told = lambda node, given: [m["name"] for n in cluster(node, given)[1]["nodes"] for m in n["models"]]
+    other = a.command("key", "create", "bob", "--models", "another").split()[-1]
+    wait_for("a key for one model holds", lambda: models(a, other) == 200)
+    check(told(b, again) == ["demo"] and told(a, other) == [], "a key that may not use a model does not see it")
+    check(cluster(a, None)[0] == 401, "without a key nobody sees the cluster")
 
 
 def main():

@@ -1,4 +1,5 @@
-// The page in a browser. Arguments: the browser, a server with the models demo and second, one that wants a key, the key.
+// The page in a browser. Arguments: the browser, a server with the models demo and second, one that wants a key, one
+// that computes the model demo with another node of its cluster, the key.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -8,7 +9,7 @@ import { stand } from "./stand.mjs";
 const require = createRequire(path.join(process.cwd(), "package.json"));
 const { chromium } = require("playwright-core");
 const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-const [program, real, locked, secret] = process.argv.slice(2);
+const [program, real, locked, joined, secret] = process.argv.slice(2);
 const WAIT = { timeout: 90000 };
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true };
 
@@ -17,7 +18,7 @@ const browser = await chromium.launch({ executablePath: program });
 const fake = await stand(real);
 const foreign = []; // requests to anywhere but the servers here
 const complaints = []; // errors that nobody expected
-const origins = [real, locked, fake.origin];
+const origins = [real, locked, joined, fake.origin];
 
 async function open(origin, options = {}) {
   const context = await browser.newContext({ acceptDownloads: true, ...options });
@@ -508,6 +509,106 @@ for (const colorScheme of ["light", "dark"])
     await checkBarriers(page, `the server, ${colorScheme}`);
     await page.context().close();
   });
+
+// ---- The cluster ----
+
+const CLUSTER = "**/consort/cluster";
+const evil = '<img src=x onerror="window.hit = 1">';
+
+/** A status with as many nodes, the last one down, and all that a user should know. */
+function statusOf(n) {
+  const sha = "0123456789abcdef".repeat(4);
+  const ids = Array.from({ length: n }, (_, i) => `id${i}`);
+  return {
+    nodes: ids.map((id, i) =>
+      i === n - 1
+        ? { id, name: evil, state: "down", self: false, addresses: [], reason: `it was silent ${evil}`, lost_ms: 61000 }
+        : { id, name: `a-node-with-a-long-name-${i}`, state: "up", self: i === 0, addresses: ["10.0.0.1:4001"], memory_limit: 64e9, memory_free: 24e9, bandwidth: 31e9, load: 0.35, models: [{ sha, name: `big ${evil}` }] },
+    ),
+    links: ids.slice(0, -1).flatMap((from) => ids.slice(0, -1).map((to) => ({ from, to, latency_us: 80, bandwidth: 1.2e9 }))),
+    instances: [{ id: 1, model: [sha, `big ${evil}`, 1], state: "preparing", draining: false, requests: 0, recoveries: 0, owner: 0, members: [["id0", 1e9, sha]], spec: "nonsense", predicted: 12.3, reason: `waits ${evil}`, node: "id0" }],
+    transfers: [{ node: "id1", object: `${sha}/0-3.0.1`, done: 4, of: 10 }],
+    problems: [{ kind: "refused", text: `${evil} at 10.0.0.9 cannot take part: it has version 0.1, this node 0.2` }],
+  };
+}
+
+const serverView = async (page) => {
+  await page.evaluate(() => (location.hash = "#/server"));
+  await page.locator(".figures-grid").waitFor();
+};
+
+await scene("no cluster", async () => {
+  const page = await open(real);
+  await serverView(page);
+  await page.getByText("in no cluster").waitFor();
+  tap.check((await page.locator("#no-cluster").innerText()).includes("consort init") && (await count(page, ".cluster")) === 0, "who is in no cluster learns how to make one");
+  await page.context().close();
+});
+
+await scene("the cluster", async () => {
+  const page = await open(joined);
+  await serverView(page);
+  const part = (heading, text) => page.locator(".cluster .card", { has: page.locator("h4 .ellipsis").getByText(heading, { exact: true }) }).filter({ hasText: text });
+  await part("a", "this server").waitFor();
+  await part("b", "up").waitFor();
+  const node = await part("b", "up").innerText();
+  tap.check(/Memory\s+\d.*iB of \d.*iB/.test(node) && /Load\s+\d+ %/.test(node) && /Address\s+127\.0\.0\.1:\d+/.test(node), "each node with its memory, load and address", node);
+  const instance = part("demo", "running");
+  await instance.waitFor();
+  const slices = await instance.locator(".slices li").allInnerTexts();
+  const ranges = slices.map((text) => /layers? (\d+)(?:–(\d+))? of (\d+)/.exec(text)?.slice(1).map(Number) ?? []);
+  const [first, last] = ranges;
+  tap.check(slices.length === 2 && first[0] === 1 && last[0] === (first[1] || 1) + 1 && (last[1] || last[0]) === last[2], "which node has which layers", slices);
+  tap.check(slices.filter((text) => text.includes("(owner)")).length === 1 && slices.map((text) => text[0]).sort().join() === "a,b", "one of them owns the model", slices);
+  await page.locator(".drawing .link text", { hasText: "B/s" }).waitFor();
+  await page.locator(".cluster tbody tr", { hasText: /a and b.*\d [µm]s.*B\/s/s }).waitFor();
+  tap.check((await count(page, ".drawing .node")) === 2 && (await count(page, ".drawing .node .held")) === 4, "nodes, links and slices are drawn");
+  const region = page.getByRole("region", { name: "Links" });
+  await region.focus();
+  tap.check(await region.evaluate((element) => element === document.activeElement), "the keyboard reaches the table of links");
+  await checkBarriers(page, "the cluster");
+
+  let asked = 0;
+  page.on("request", (request) => (asked += request.url().endsWith("/consort/cluster") ? 1 : 0));
+  await page.waitForRequest(CLUSTER);
+  await page.waitForRequest(CLUSTER);
+  tap.check(asked >= 2, "it is asked for again and again");
+  const look = (hidden) =>
+    page.evaluate((value) => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => value });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, hidden);
+  await look(true);
+  await page.waitForTimeout(300); // what was under way
+  asked = 0;
+  await page.waitForTimeout(2500);
+  tap.check(asked === 0, "not while nobody sees it", asked);
+  const again = page.waitForRequest(CLUSTER);
+  await look(false);
+  await again;
+  tap.check(true, "and at once when somebody does");
+  await page.context().close();
+});
+
+await scene("a strange cluster", async () => {
+  for (const [options, n] of [[{ colorScheme: "light" }, 4], [{ colorScheme: "dark" }, 16], [PHONE, 5]]) {
+    const page = await open(fake.origin, options);
+    await page.route(CLUSTER, (route) => route.fulfill({ json: statusOf(n) }));
+    await serverView(page);
+    const text = async (selector) => page.locator(selector).innerText();
+    await page.locator(".cluster").waitFor();
+    const nodes = await page.locator(".cluster .cards").first().innerText();
+    tap.check(nodes.includes(evil) && nodes.includes(`silent ${evil}`) && /Lost\s+1 min 1 s ago/.test(nodes), `${n} nodes: why one is down`, nodes);
+    tap.check((await text(".problems")).includes("version 0.1"), `${n} nodes: who is not accepted, and why`);
+    tap.check(/fetches its part of big .*\s40 %/s.test(await text(".downloads")), `${n} nodes: downloads`, await text(".downloads"));
+    tap.check((await count(page, ".drawing .node")) === n && (await count(page, ".drawing .link")) === ((n - 1) * (n - 2)) / 2, `${n} nodes are drawn with their links`);
+    tap.check((await count(page, ".cluster img")) === 0 && (await page.evaluate(() => window.hit)) === undefined, `${n} nodes: names are text`);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth || document.querySelector(".server").scrollWidth > document.querySelector(".server").clientWidth);
+    tap.check(!wide, `${n} nodes fit`);
+    await checkBarriers(page, `a cluster of ${n}`);
+    await page.context().close();
+  }
+});
 
 tap.check(foreign.length === 0, "no request went anywhere but to the server", foreign);
 tap.check(complaints.length === 0, "the browser had nothing to complain about", complaints);

@@ -74,6 +74,10 @@ def check_key(report, live):
     report.check(live.request("GET", "/consort/state")[0] == 401, "the state needs a key")
     status = live.request("GET", "/consort/state", headers={"Authorization": "Bearer open sesame"})[0]
     report.check(status == 200, "the state with the key")
+    report.check(live.request("GET", "/consort/cluster")[0] == 401, "the cluster needs a key")
+    status, body = live.json("GET", "/consort/cluster", headers={"Authorization": "Bearer open sesame"})
+    report.check(status == 404 and body["error"]["code"] == "no_cluster",
+                 "with the key it tells that there is none", body)
 
 
 def check_open(report, live):
@@ -85,6 +89,8 @@ def check_open(report, live):
     for host, origin, expected in cases:
         status = live.request("GET", "/consort/state", headers={"Host": host, "Origin": origin})[0]
         report.check(status == expected, f"--open: a page of {origin} at {host}: {expected}", status)
+        status = live.request("GET", "/consort/cluster", headers={"Host": host, "Origin": origin})[0]
+        report.check((status == 403) == (expected == 403), f"and of the cluster: {origin} at {host}", status)
 
 
 def main():

@@ -6,6 +6,7 @@ export class ApiError extends Error {
   constructor(
     text: string,
     readonly status: number,
+    readonly code = "",
   ) {
     super(text);
   }
@@ -41,8 +42,9 @@ async function failure(response: Response): Promise<ApiError> {
     keyAsked.value = key.value === "" ? "missing" : "wrong";
     return new ApiError("This server needs a key. Enter it, then retry.", 401);
   }
-  const more = advice(response.status, body.error?.code ?? "", response.headers.get("Retry-After"));
-  return new ApiError(`${sentence(said)} ${more}`.trim(), response.status);
+  const code = body.error?.code ?? "";
+  const more = advice(response.status, code, response.headers.get("Retry-After"));
+  return new ApiError(`${sentence(said)} ${more}`.trim(), response.status, code);
 }
 
 async function ask(path: string, init: RequestInit = {}): Promise<Response> {
@@ -99,6 +101,57 @@ export interface ServerState {
 
 export async function getState(): Promise<ServerState> {
   return (await (await ask("/consort/state")).json()) as ServerState;
+}
+
+export interface ClusterNode {
+  id: string;
+  name: string;
+  state: "up" | "down";
+  self: boolean;
+  addresses: string[];
+  // Of one that is up:
+  memory_limit?: number;
+  memory_free?: number;
+  bandwidth?: number; // with which it reads weights, in bytes a second; 0: not measured yet
+  load?: number; // of its processor, from 0 to 1
+  models?: { sha: string; name: string }[];
+  // Of one that is not:
+  reason?: string;
+  lost_ms?: number;
+}
+
+export interface ClusterInstance {
+  id: number;
+  model: [sha: string, name: string, bytes: number];
+  state: "planning" | "reserving" | "preparing" | "opening" | "running" | "failed";
+  draining: boolean;
+  requests: number;
+  recoveries: number;
+  owner: number; // a rank
+  members: [node: string, bytes: number, object: string][]; // by rank
+  spec?: { stages?: { first: number; end: number; shares: number[] }[]; n_ctx?: number };
+  predicted: number; // tokens a second; 0: not known
+  reason: string;
+  node: string; // who tells
+}
+
+/** What consort status shows; see cluster_core_status. */
+export interface ClusterStatus {
+  nodes: ClusterNode[];
+  links: { from: string; to: string; latency_us: number; bandwidth: number }[];
+  instances: ClusterInstance[];
+  transfers: { node: string; object: string; done: number; of: number }[];
+  problems: { kind: string; text: string }[];
+}
+
+/** null: the server is in no cluster. */
+export async function getCluster(): Promise<ClusterStatus | null> {
+  try {
+    return (await (await ask("/consort/cluster")).json()) as ClusterStatus;
+  } catch (problem) {
+    if (problem instanceof ApiError && problem.code === "no_cluster") return null;
+    throw problem;
+  }
 }
 
 export interface ChatMessage {

@@ -19,6 +19,16 @@ export function rate(n: number): string {
   return n >= 100 || n === 0 ? count(Math.round(n)) : n.toFixed(1);
 }
 
+/** Bytes a second, as links and memories are sold: "1.25 GB/s". */
+export function bandwidth(n: number): string {
+  return n >= 1e11 ? `${count(Math.round(n / 1e9))} GB/s` : n >= 1e9 ? `${(n / 1e9).toPrecision(3)} GB/s` : `${(n / 1e6).toPrecision(3)} MB/s`;
+}
+
+/** One way of a link, of which microseconds are known. */
+export function latency(us: number): string {
+  return us >= 10000 ? `${Math.round(us / 1000)} ms` : us >= 1000 ? `${(us / 1000).toFixed(1)} ms` : `${Math.max(Math.round(us), 1)} µs`;
+}
+
 export function seconds(ms: number): string {
   return ms < 995 ? `${Math.max(Math.round(ms), 1)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }

@@ -1,10 +1,12 @@
 /** What the server is doing, asked for once a second while it is looked at. */
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
-import { useEffect } from "preact/hooks";
 import { ApiError, getState, type ModelState, type ServerState } from "./api";
+import { ClusterView } from "./cluster";
+import { Facts } from "./facts";
 import { bytes, count, parameters, rate, span } from "./format";
 import { key } from "./key";
+import { usePoll } from "./poll";
 
 const POLL_MS = 1000;
 const HISTORY = 60; // rates that are drawn
@@ -135,14 +137,7 @@ function ModelCard({ model }: { model: ModelState }): JSX.Element {
         <span class="ellipsis">{model.name}</span>
         <span class={`state ${model.state}`}>{STATES[model.state]}</span>
       </h3>
-      <dl class="facts">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <Facts facts={facts} />
     </li>
   );
 }
@@ -151,29 +146,20 @@ export function ServerView(): JSX.Element {
   const state = useSignal<ServerState | null>(null);
   const samples = useSignal<Sample[]>([]);
   const error = useSignal("");
-  useEffect(() => {
-    let timer = 0;
-    const poll = async (): Promise<void> => {
-      if (!document.hidden)
-        try {
-          const now = await getState();
-          const sample = sampleOf(now);
-          const before = samples.value.at(-1);
-          const restarted = before !== undefined && before.atMs > sample.atMs;
-          samples.value = [...(restarted ? [] : samples.value), sample].slice(-HISTORY - 1);
-          state.value = now;
-          error.value = "";
-        } catch (problem) {
-          error.value = problem instanceof ApiError ? problem.message : String(problem);
-        }
-      if (timer >= 0) timer = window.setTimeout(() => void poll(), POLL_MS);
-    };
-    void poll();
-    return () => {
-      clearTimeout(timer);
-      timer = -1;
-    };
-  }, [key.value]);
+  const poll = async (): Promise<void> => {
+    try {
+      const now = await getState();
+      const sample = sampleOf(now);
+      const before = samples.value.at(-1);
+      const restarted = before !== undefined && before.atMs > sample.atMs;
+      samples.value = [...(restarted ? [] : samples.value), sample].slice(-HISTORY - 1);
+      state.value = now;
+      error.value = "";
+    } catch (problem) {
+      error.value = problem instanceof ApiError ? problem.message : String(problem);
+    }
+  };
+  usePoll(POLL_MS, poll, key.value);
   return (
     <div class="server" id="figures" tabIndex={0}>
       <div class="wide-column">
@@ -185,6 +171,7 @@ export function ServerView(): JSX.Element {
         {state.value && (
           <>
             <Figures state={state.value} samples={samples.value} />
+            <ClusterView />
             <h2>Models</h2>
             {state.value.models.length === 0 && <p>There is none yet: start the server with one, as consort up model.gguf.</p>}
             <ul class="cards">
