@@ -222,6 +222,10 @@ struct disk {
 
 enum status disk_query(const char *path, struct disk *out, struct error *error);
 
+/* When a file was last written, in nanoseconds since 1970. */
+struct stat;
+int64_t file_modified_ns(const struct stat *facts);
+
 /* A copy that shares its bytes until one is written to. False where the file system knows none. */
 bool file_clone(const char *from, const char *to);
 

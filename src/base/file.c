@@ -191,3 +191,13 @@ void file_discard(struct file_writer *writer)
     free(writer->path);
     free(writer);
 }
+
+int64_t file_modified_ns(const struct stat *facts)
+{
+#ifdef __APPLE__
+    struct timespec time = facts->st_mtimespec;
+#else
+    struct timespec time = facts->st_mtim;
+#endif
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}

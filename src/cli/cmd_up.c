@@ -110,19 +110,17 @@ static bool take_model(const char *text, struct buffer *reason)
     return true;
 }
 
-/* "16G", "512M", or a part of what is installed: "80%". */
-static bool take_memory(const char *text, struct buffer *reason)
+/* "16G", "512M", or a part of the whole: "80%"; whole 0: no part. */
+static bool take_size(const char *text, uint64_t whole, uint64_t *out, struct buffer *reason)
 {
     static const char units[] = "KMGT";
     char *end;
     double value = strtod(text, &end);
     const char *unit = *end != '\0' ? strchr(units, toupper((unsigned char)*end)) : NULL;
     bool good = text[0] >= '0' && text[0] <= '9' && end != text && value > 0;
-    if (good && strcmp(end, "%") == 0) {
-        struct machine machine;
-        machine_query(&machine);
-        value *= (double)machine.memory_bytes / 100;
-        good = value <= (double)machine.memory_bytes;
+    if (good && whole > 0 && strcmp(end, "%") == 0) {
+        value *= (double)whole / 100;
+        good = value <= (double)whole;
     } else if (good && unit != NULL) {
         value *= (double)((uint64_t)1 << (10 * (unit - units + 1)));
         good = end[1] == '\0' || strcasecmp(end + 1, "B") == 0 || strcasecmp(end + 1, "iB") == 0;
@@ -130,12 +128,24 @@ static bool take_memory(const char *text, struct buffer *reason)
         good = false;
     }
     if (!good || value > 1e18) {
-        buffer_printf(reason, "a size as 16G or 512M, or a part as 80%%, is expected, not '%s'",
-                      text);
+        buffer_printf(reason, "a size as 16G or 512M%s is expected, not '%s'",
+                      whole > 0 ? ", or a part as 80%," : "", text);
         return false;
     }
-    server_args.memory_bytes = (uint64_t)value;
+    *out = (uint64_t)value;
     return true;
+}
+
+static bool take_memory(const char *text, struct buffer *reason)
+{
+    struct machine machine;
+    machine_query(&machine);
+    return take_size(text, machine.memory_bytes, &server_args.memory_bytes, reason);
+}
+
+static bool take_kv_disk(const char *text, struct buffer *reason)
+{
+    return take_size(text, 0, &server_args.kv_disk_bytes, reason);
 }
 
 /* ---- The log --------------------------------------------------------------------------------- */
@@ -333,6 +343,12 @@ static const struct cli_option options[] = {
              "for a reserve of at most 8 GiB)",
      .type = CLI_CALL,
      .parse = take_memory},
+    {.name = "kv-disk",
+     .metavar = "SIZE",
+     .help = "keep what was computed of prompts on disk, so much of it at most, as 20G, for after "
+             "the next start too (default: nothing)",
+     .type = CLI_CALL,
+     .parse = take_kv_disk},
     {.name = "memory-wait",
      .metavar = "SECONDS",
      .help = "a request waits so long for memory that models in use hold (default: 60)",

@@ -7,8 +7,29 @@
 
 #define PAGE MODEL_KV_PAGE_TOKENS
 #define DEFAULT_STEP_MS 150
+#define STEP_DISK_BYTES ((size_t)32 << 20) /* of pages that come from disk before a step */
 
 /* ---- Opening --------------------------------------------------------------------------------- */
+
+/* What the numbers in pages of the KV cache depend on. The first number is that of the arithmetic:
+ * it changes with what changes a model's numbers from one version of consort to the next. */
+static enum status use_disk(struct batch *batch, const struct scheduler_options *options,
+                            struct error *error)
+{
+    struct buffer identity = {0};
+    buffer_printf(&identity, "1 " CONSORT_VERSION " %s, ", quant_isa());
+    model_page_text(batch->engine->model, &identity);
+    if (options->file_digest != NULL)
+        buffer_printf(&identity, ", sha256 %s", options->file_digest);
+    else
+        weights_stamp(batch->engine->weights, &identity);
+    if (!identity.failed)
+        prefix_use_disk(batch->cache, options->kv_disk,
+                        (struct view){identity.data, identity.size});
+    enum status status = identity.failed ? error_memory(error, identity.size) : STATUS_OK;
+    buffer_free(&identity);
+    return status;
+}
 
 enum status batch_open(struct batch *batch, struct engine *engine,
                        const struct scheduler_options *options, struct error *error)
@@ -35,7 +56,12 @@ enum status batch_open(struct batch *batch, struct engine *engine,
     if (batch->running == NULL || batch->paused == NULL || batch->segments == NULL ||
         batch->logits == NULL || batch->cost.texts_ns == NULL)
         return error_memory(error, batch->max_rows * n_vocab * sizeof *batch->logits);
-    return options->no_prefix_cache ? STATUS_OK : prefix_open(&batch->cache, engine->model, error);
+    if (options->no_prefix_cache)
+        return STATUS_OK;
+    enum status status = prefix_open(&batch->cache, engine->model, error);
+    if (status == STATUS_OK && options->kv_disk != NULL)
+        status = use_disk(batch, options, error);
+    return status;
 }
 
 void batch_close(struct batch *batch)
@@ -230,7 +256,7 @@ static void extend(struct batch *batch, uint32_t index)
     uint32_t adopted = prefix_extend(batch->cache, &stream->path, stream->sequence,
                                      stream->text.ids, stream->text.count - 1);
     stream->usage.n_cached += stream->started ? 0 : adopted;
-    stream->waits = follow_others(batch, index);
+    stream->waits = stream->path.more || follow_others(batch, index);
 }
 
 /* ---- Planning -------------------------------------------------------------------------------- */
@@ -611,7 +637,8 @@ static void keep_begun(struct batch *batch)
 static void begin_step(struct batch *batch)
 {
     struct error error;
-    size_t n = 0;
+    size_t n = 0, page_bytes = model_page_bytes(batch->engine->model);
+    prefix_grant(batch->cache, 1 + (uint32_t)(STEP_DISK_BYTES / MAX(page_bytes, (size_t)1)));
     plan_with_pages(batch);
     for (uint32_t i = 0; i < batch->n_running; i++)
         n += batch->running[i]->n_step;

@@ -151,6 +151,21 @@ struct session_draft_counts {
 };
 struct session_draft_counts session_drafted(const struct session *session);
 
+/* ---- Pages of KV caches on disk -------------------------------------------------------------- */
+
+/* Keeps what schedulers have computed of prompts in a folder, for whoever opens it later. */
+struct kv_disk;
+
+/* A line for people, from any thread. */
+typedef void kv_disk_log(void *context, const char *line);
+
+/* Takes the folder, which exists: STATUS_BUSY where another process has it. What lies there takes
+ * at most limit_bytes. Starts a thread. log may be NULL. */
+enum status kv_disk_open(struct kv_disk **out, const char *path, uint64_t limit_bytes,
+                         kv_disk_log *log, void *log_context, struct error *error);
+/* Writes what was handed over. After all schedulers that use it. NULL allowed. */
+void kv_disk_close(struct kv_disk *disk);
+
 /* ---- Scheduler ------------------------------------------------------------------------------- */
 
 /* Each step computes one token of every text that is being answered, and a piece of the prompts
@@ -170,6 +185,8 @@ struct scheduler_options {
                                are being answered (150) */
     bool no_prefix_cache;   /* every prompt is computed from its beginning */
     bool no_drafts;         /* a text that is alone is not continued by drafts out of itself */
+    struct kv_disk *kv_disk; /* NULL: none; borrowed. Not used by a model on several ranks */
+    const char *file_digest; /* of the model file, for kv_disk; NULL: what the system says of it */
 };
 
 /* Starts the thread. The engine has a model and a tokenizer, stays borrowed until scheduler_close,

@@ -1,9 +1,11 @@
 #include "engine/prefix.h"
+#include "engine/kv_disk.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define PAGE MODEL_KV_PAGE_TOKENS
+#define TELL_NS ((uint64_t)300 * 1000000000) /* of a page that is used, the disk hears so often */
 
 struct prefix_node {
     struct prefix_node *parent;          /* NULL: a child of the root */
@@ -12,6 +14,9 @@ struct prefix_node {
     struct prefix_node *newer, *older;   /* by last use */
     struct prefix_node *bucket_next;     /* full ones: in the table */
     uint64_t hash;                       /* of all tokens up to its end */
+    struct kv_key key;                   /* of full ones, where there is a disk */
+    uint64_t told_ns; /* when the disk last got it or heard of its use; 0: never */
+    uint32_t depth;   /* nodes above it */
     uint32_t page, n_tokens;
     int32_t tokens[];
 };
@@ -22,6 +27,9 @@ struct prefix_cache {
     struct prefix_node *newest, *oldest; /* a parent is always newer than its children */
     struct prefix_node **table;          /* full nodes by hash */
     size_t table_mask;
+    struct kv_disk *disk; /* NULL: none */
+    struct kv_key root;   /* the key before the first page */
+    uint32_t n_granted;
 };
 
 /* ---- Nodes ----------------------------------------------------------------------------------- */
@@ -100,6 +108,12 @@ static uint32_t common(const struct prefix_node *node, const int32_t *text, size
     return n;
 }
 
+static bool key_behind(const struct prefix_cache *cache, const struct prefix_node *parent,
+                       const int32_t *tokens, struct kv_key *out)
+{
+    return kv_disk_key(out, parent != NULL ? &parent->key : &cache->root, tokens);
+}
+
 /* A new child of parent. Ends of texts that it continues or repeats are worth nothing any more. */
 static struct prefix_node *add_node(struct prefix_cache *cache, struct prefix_node *parent,
                                     uint32_t page, const int32_t *tokens, uint32_t n_tokens)
@@ -107,7 +121,14 @@ static struct prefix_node *add_node(struct prefix_cache *cache, struct prefix_no
     struct prefix_node *node = malloc(sizeof *node + n_tokens * sizeof *tokens);
     if (node == NULL)
         return NULL;
-    *node = (struct prefix_node){.parent = parent, .page = page, .n_tokens = n_tokens};
+    *node = (struct prefix_node){.parent = parent,
+                                 .depth = parent != NULL ? parent->depth + 1 : 0,
+                                 .page = page,
+                                 .n_tokens = n_tokens};
+    if (cache->disk != NULL && n_tokens == PAGE && !key_behind(cache, parent, tokens, &node->key)) {
+        free(node);
+        return NULL;
+    }
     memcpy(node->tokens, tokens, n_tokens * sizeof *tokens);
     struct prefix_node **children = children_of(cache, parent);
     for (struct prefix_node *child = *children, *next; child != NULL; child = next) {
@@ -161,6 +182,79 @@ void prefix_close(struct prefix_cache *cache)
     free(cache);
 }
 
+/* ---- On disk --------------------------------------------------------------------------------- */
+
+void prefix_use_disk(struct prefix_cache *cache, struct kv_disk *disk, struct view identity)
+{
+    size_t size = model_page_bytes(cache->model);
+    if (size > 0 && kv_disk_admits(disk, size) && kv_disk_root(&cache->root, identity))
+        cache->disk = disk;
+}
+
+void prefix_grant(struct prefix_cache *cache, uint32_t n_pages)
+{
+    if (cache != NULL)
+        cache->n_granted = n_pages;
+}
+
+/* Says that a full page is used, or where it is not on disk hands it over to be written: limited
+ * only as far as that was granted, else another time. */
+static void tell(struct prefix_cache *cache, struct prefix_node *node, bool limited)
+{
+    struct error error;
+    uint64_t now_ns = clock_now_ns();
+    if (cache->disk == NULL || (node->told_ns != 0 && now_ns - node->told_ns < TELL_NS))
+        return;
+    if (!kv_disk_touch(cache->disk, &node->key, node->depth)) {
+        size_t size = model_page_bytes(cache->model);
+        if (limited && cache->n_granted == 0)
+            return;
+        cache->n_granted -= limited;
+        void *data = kv_disk_wants(cache->disk, size) ? malloc(size) : NULL;
+        if (data == NULL || model_page_read(cache->model, node->page, data, &error) != STATUS_OK) {
+            free(data);
+            return;
+        }
+        kv_disk_write(cache->disk, &node->key, node->depth, data, size);
+    }
+    node->told_ns = now_ns;
+}
+
+/* Brings a page from disk into a node behind parent. */
+static struct prefix_node *read_node(struct prefix_cache *cache, struct prefix_node *parent,
+                                     const int32_t *tokens, const struct kv_key *key)
+{
+    size_t size = model_page_bytes(cache->model);
+    struct prefix_node *node = NULL;
+    void *data = malloc(size);
+    uint32_t depth = parent != NULL ? parent->depth + 1 : 0;
+    if (data != NULL && kv_disk_read(cache->disk, key, depth, data, size)) {
+        uint32_t page = model_page_take(cache->model);
+        model_page_write(cache->model, page, data);
+        node = add_node(cache, parent, page, tokens, PAGE);
+        model_page_release(cache->model, page); /* the node holds it */
+        if (node != NULL)
+            node->told_ns = clock_now_ns();
+    }
+    free(data);
+    return node;
+}
+
+/* The full page at the end of the path, where it is on disk and a page is free for it. */
+static struct prefix_node *fetch(struct prefix_cache *cache, struct prefix_path *path,
+                                 const int32_t *tokens)
+{
+    struct kv_key key;
+    if (cache->disk == NULL || !key_behind(cache, path->end, tokens, &key) ||
+        !kv_disk_has(cache->disk, &key))
+        return NULL;
+    path->more = cache->n_granted == 0;
+    if (path->more || (model_pages_free(cache->model) == 0 && !prefix_make_room(cache, 1)))
+        return NULL;
+    cache->n_granted--;
+    return read_node(cache, path->end, tokens, &key);
+}
+
 /* ---- Use ------------------------------------------------------------------------------------- */
 
 /* The child that has the most tokens in common with text. */
@@ -184,19 +278,23 @@ uint32_t prefix_extend(struct prefix_cache *cache, struct prefix_path *path,
                        struct sequence *sequence, const int32_t *tokens, size_t n_tokens)
 {
     uint32_t begin = sequence_length(sequence), end = begin, n_common;
+    path->more = false;
     if (cache == NULL || path->lost || begin != path->n_pages * PAGE)
         return 0;
     for (; n_tokens - end >= PAGE; end += PAGE) {
         struct prefix_node *node = find_full(cache, path->end, tokens + end);
         if (node == NULL)
+            node = fetch(cache, path, tokens + end);
+        if (node == NULL)
             break;
         sequence_adopt(sequence, node->page, PAGE);
+        tell(cache, node, true);
         path->end = node;
         path->n_pages++;
     }
     struct prefix_node *node =
         find_partial(cache, path->end, tokens + end, n_tokens - end, &n_common);
-    if (n_common >= PREFIX_MIN_TOKENS) {
+    if (n_common >= PREFIX_MIN_TOKENS && !path->more) {
         sequence_adopt(sequence, node->page, n_common);
         end += n_common;
         touch(cache, node);
@@ -216,6 +314,8 @@ static void keep_page(struct prefix_cache *cache, struct prefix_path *path,
         node = add_node(cache, path->end, page, tokens, PAGE);
     else if (node->page != page)
         sequence_replace_page(sequence, path->n_pages, node->page);
+    if (node != NULL)
+        tell(cache, node, false);
     path->lost = node == NULL;
     path->end = node;
     path->n_pages++;

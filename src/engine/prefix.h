@@ -13,6 +13,7 @@
 
 #define PREFIX_MIN_TOKENS 16 /* fewer tokens of a page are computed again rather than copied */
 
+struct kv_disk;
 struct prefix_cache;
 struct prefix_node;
 
@@ -22,14 +23,22 @@ struct prefix_path {
     struct prefix_node *end;
     uint32_t n_pages;
     bool lost; /* no memory for a node: the sequence is no longer followed */
+    bool more; /* the next page is on disk, and will be read when that is granted again */
 };
 
 enum status prefix_open(struct prefix_cache **out, struct model *model, struct error *error);
 /* Releases all pages. The functions below take NULL for a cache that never holds anything. */
 void prefix_close(struct prefix_cache *cache);
 
+/* Full pages go to disk as they are added, and come from there where the tree does not have them.
+ * identity says what their numbers depend on. Before any use. */
+void prefix_use_disk(struct prefix_cache *cache, struct kv_disk *disk, struct view identity);
+/* From now on prefix_extend may move so many pages, from disk or to it. */
+void prefix_grant(struct prefix_cache *cache, uint32_t n_pages);
+
 /* Lets the sequence, whose text tokens[n_tokens] is to be, adopt what is cached of it beyond its
- * length, where that is the end of its path. Returns the number of tokens adopted. */
+ * length, where that is the end of its path. Returns the number of tokens adopted. Sets path->more.
+ */
 uint32_t prefix_extend(struct prefix_cache *cache, struct prefix_path *path,
                        struct sequence *sequence, const int32_t *tokens, size_t n_tokens);
 

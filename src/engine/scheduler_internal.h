@@ -43,7 +43,7 @@ struct stream {
 
     /* Of one step. */
     size_t n_step; /* tokens that it computes of this text */
-    bool waits;    /* for an older one that computes the same now */
+    bool waits;    /* for an older one that computes the same now, or for a page on disk */
     float *logits; /* [n_rows][n_vocab] after the last of them */
     size_t n_rows; /* 0: the prompt goes on; more than one: with a draft */
     /* Of a prompt that is scored: [n_scores][n_vocab] in front of tokens first_score and on. */

@@ -233,6 +233,17 @@ uint32_t model_pages_free(const struct model *model);
 void model_page_hold(struct model *model, uint32_t page);
 void model_page_release(struct model *model, uint32_t page);
 uint32_t model_page_holders(const struct model *model, uint32_t page);
+/* A free page, held by the caller; one must be free. */
+uint32_t model_page_take(struct model *model);
+
+/* What a page holds, to be put into a page of the same model later, in another process too. The
+ * bytes depend on the model file, the format of the cache, the instruction set, and what
+ * model_page_text says beside. Between steps; data has model_page_bytes: 0 for a model on several
+ * ranks, whose pages are not here as a whole. */
+size_t model_page_bytes(const struct model *model);
+bool model_page_text(const struct model *model, struct buffer *out); /* appends */
+enum status model_page_read(struct model *model, uint32_t page, void *data, struct error *error);
+void model_page_write(struct model *model, uint32_t page, const void *data);
 
 /* The page of the sequence's tokens from index * MODEL_KV_PAGE_TOKENS on. */
 uint32_t sequence_page(const struct sequence *sequence, uint32_t index);

@@ -45,11 +45,71 @@ uint32_t model_page_holders(const struct model *model, uint32_t page)
     return model->page_holders[page];
 }
 
+/* ---- What a page holds ---- */
+
+size_t model_page_bytes(const struct model *model)
+{
+    size_t bytes = 0;
+    if (model->slice.n_ranks > 1)
+        return 0;
+    for (uint32_t i = 0; i < model->desc->n_layers; i++)
+        bytes += PAGE * (model->layers[i].k_row_bytes + model->layers[i].v_row_bytes);
+    return bytes;
+}
+
+/* Windows and MLA make no difference: a page has the rows of all layers, whoever will read them. */
+bool model_page_text(const struct model *model, struct buffer *out)
+{
+    bool stretched = model->desc->rope_scaling == MODEL_ROPE_SCALING_LONGROPE &&
+                     model->n_ctx > model->desc->rope_ctx_orig; /* has other frequencies */
+    return buffer_printf(out, "%s, %s, %zu bytes, %u tokens%s", model->backend->name,
+                         quant_info(model->kv_format)->name, model_page_bytes(model),
+                         (unsigned)PAGE, stretched ? ", stretched" : "");
+}
+
+/* Of the cache of a layer's keys (MLA: of all), or of its values. */
+static struct device_ref page_of(const struct layer *layer, bool values, uint32_t page,
+                                 size_t *n_bytes)
+{
+    *n_bytes = PAGE * (values ? layer->v_row_bytes : layer->k_row_bytes);
+    return (struct device_ref){values ? layer->v_cache : layer->k_cache, page * *n_bytes};
+}
+
+enum status model_page_read(struct model *model, uint32_t page, void *data, struct error *error)
+{
+    size_t n_bytes;
+    char *to = data;
+    for (uint32_t i = 0; i < 2 * model->desc->n_layers; i++, to += n_bytes) {
+        struct device_ref from = page_of(&model->layers[i / 2], i % 2 == 1, page, &n_bytes);
+        if (n_bytes > 0 && model->backend->download(model->backend, to, from, n_bytes) != STATUS_OK)
+            return error_memory(error, n_bytes);
+    }
+    return STATUS_OK;
+}
+
+void model_page_write(struct model *model, uint32_t page, const void *data)
+{
+    size_t n_bytes;
+    const char *from = data;
+    for (uint32_t i = 0; i < 2 * model->desc->n_layers; i++, from += n_bytes) {
+        struct device_ref to = page_of(&model->layers[i / 2], i % 2 == 1, page, &n_bytes);
+        if (n_bytes > 0)
+            model->backend->upload(model->backend, to, from, n_bytes);
+    }
+}
+
+/* ---- Giving pages away ---- */
+
 static uint32_t take_page(struct model *model)
 {
     uint32_t page = model->free_pages[--model->n_free_pages];
     model->page_holders[page] = 1;
     return page;
+}
+
+uint32_t model_page_take(struct model *model)
+{
+    return take_page(model);
 }
 
 /* Whatever the order of the bytes in the page. */

@@ -113,6 +113,7 @@ static void close_model(struct served_model *model)
 struct opening {
     struct served_model *model;
     struct memory_room room;
+    char digest[STORE_DIGEST_BYTES]; /* of the file; "": it is not in the store */
     pthread_t thread;
     enum memory_plan plan;
     struct engine *engine;
@@ -314,9 +315,11 @@ static enum status open_parts(struct opening *opening, const struct model_option
                     ENGINE_TOKENIZER | ENGINE_TEMPLATE | ENGINE_MODEL, model, &opening->error);
     if (status == STATUS_OK)
         status = models_set_template(opening->model, opening->engine, &opening->error);
+    struct scheduler_options scheduler = options->scheduler;
+    scheduler.kv_disk = opening->model->server->kv_disk;
+    scheduler.file_digest = opening->digest[0] != '\0' ? opening->digest : NULL;
     if (status == STATUS_OK)
-        status = scheduler_open(&opening->scheduler, opening->engine, &options->scheduler,
-                                &opening->error);
+        status = scheduler_open(&opening->scheduler, opening->engine, &scheduler, &opening->error);
     if (status != STATUS_OK)
         engine_close(opening->engine);
     return status;
@@ -346,6 +349,8 @@ static void begin_opening(struct server *server)
     if (opening != NULL) {
         opening->model = model;
         opening->room = memory_room(server);
+        if (model->stored != NULL)
+            memcpy(opening->digest, model->stored->digest, sizeof opening->digest);
         model->opening = opening;
         if (thread_start(&opening->thread, open_engine, opening))
             return;

@@ -543,6 +543,33 @@ static enum status open_pool(struct server *server, struct error *error)
     return pool_open(&server->pool, asked > 0 ? asked : machine.physical_cores, error);
 }
 
+static void log_kv_disk(void *context, const char *line)
+{
+    server_logf(context, "%s", line);
+}
+
+/* One process at a time has the folder; another one is a server all the same. */
+static enum status open_kv_disk(struct server *server, struct error *error)
+{
+    struct buffer path = {0};
+    uint64_t limit = server->options.kv_disk_bytes;
+    char text[32];
+    if (limit == 0)
+        return STATUS_OK;
+    enum status status = home_directory("kv", &path, error);
+    if (status == STATUS_OK)
+        status = kv_disk_open(&server->kv_disk, path.data, limit, log_kv_disk, server, error);
+    if (status == STATUS_OK)
+        server_logf(server, "keeps KV caches in %s: %s at most", path.data,
+                    size_text(text, (double)limit));
+    if (status == STATUS_BUSY) {
+        server_logf(server, "keeps no KV caches on disk: another consort does so in %s", path.data);
+        status = STATUS_OK;
+    }
+    buffer_free(&path);
+    return status;
+}
+
 enum status server_open(struct server **out, const struct server_options *options,
                         struct error *error)
 {
@@ -563,11 +590,15 @@ enum status server_open(struct server **out, const struct server_options *option
     if (status == STATUS_OK)
         status = open_pool(server, error);
     if (status == STATUS_OK)
+        status = open_kv_disk(server, error);
+    if (status == STATUS_OK)
         status = models_open(server, error);
     if (status == STATUS_OK)
         status = open_network(server, error);
     if (status == STATUS_OK)
         status = cluster_open(server, error);
+    if (status == STATUS_OK && server->node != NULL && server->kv_disk != NULL)
+        server_logf(server, "of models that the cluster computes, no KV cache is kept on disk");
     if (status == STATUS_OK && control_open(server, error) != STATUS_OK)
         server_logf(server, "consort ps, stop and down will not find this server: %s", error->text);
     if (status == STATUS_OK)
@@ -619,6 +650,7 @@ void server_close(struct server *server)
     shelf_close(server);
     gateway_close(server->gateway);
     net_loop_close(server->loop);
+    kv_disk_close(server->kv_disk);
     pool_close(server->pool);
     for (size_t i = 0; i < server->n_models; i++)
         if (server->models[i].only_away)

@@ -37,9 +37,10 @@ struct server_options {
     struct model_options model;         /* of each engine */
     struct scheduler_options scheduler; /* of each engine */
     uint64_t keep_alive_ms;             /* an unused model is closed after it; 0: never */
-    uint64_t memory_bytes; /* all models together; 0: this machine's, but for a reserve */
-    unsigned wait_s;       /* a request waits so long for memory that models in use hold (60) */
-    unsigned drain_s;      /* at the end, what runs may go on for so long (30) */
+    uint64_t memory_bytes;  /* all models together; 0: this machine's, but for a reserve */
+    uint64_t kv_disk_bytes; /* what is kept of KV caches on disk; 0: nothing */
+    unsigned wait_s;        /* a request waits so long for memory that models in use hold (60) */
+    unsigned drain_s;       /* at the end, what runs may go on for so long (30) */
     bool announce; /* the commands of this user on this machine find it (server_presences) */
     bool open;     /* without keys, anyone on the network may use it */
     bool preload;  /* the models are opened at the start */

@@ -200,6 +200,7 @@ struct server {
     struct served_model models[SERVER_MAX_MODELS];
     size_t n_models;
     struct pool *pool;         /* of all models */
+    struct kv_disk *kv_disk;   /* of all models; NULL: none */
     struct served_model *line; /* models to be opened, one at a time, the first under way */
     struct net_timer *blocked; /* the first waits for models in use; it runs out when it gives up */
     struct control control;

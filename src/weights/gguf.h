@@ -74,6 +74,7 @@ struct gguf_part {
     struct file_map map;
     dev_t device; /* with inode: which file it is */
     ino_t inode;
+    int64_t modified_ns;
     const uint8_t *data;
     size_t size;
     struct gguf_value *values;

@@ -67,6 +67,7 @@ static enum status open_part(struct weights *weights, const char *path, struct g
     part->size = part->map.size;
     part->device = info.st_dev;
     part->inode = info.st_ino;
+    part->modified_ns = file_modified_ns(&info);
     return gguf_read_part(part, weights->arena, error);
 }
 
@@ -309,6 +310,17 @@ uint64_t weights_size_bytes(const struct weights *weights)
     for (size_t i = 0; i < weights->part_count; i++)
         size += weights->parts[i].size;
     return size;
+}
+
+bool weights_stamp(const struct weights *weights, struct buffer *out)
+{
+    bool good = true;
+    for (size_t i = 0; i < weights->part_count && good; i++) {
+        const struct gguf_part *part = &weights->parts[i];
+        good = buffer_printf(out, ", file %ju/%ju of %zu bytes at %jd", (uintmax_t)part->device,
+                             (uintmax_t)part->inode, part->size, (intmax_t)part->modified_ns);
+    }
+    return good;
 }
 
 size_t weights_tensor_count(const struct weights *weights)

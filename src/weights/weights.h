@@ -51,6 +51,9 @@ const char *weights_path(const struct weights *weights);
 /* True where path leads to one of the files that were opened, under whatever name. */
 bool weights_reads(const struct weights *weights, const char *path);
 uint64_t weights_size_bytes(const struct weights *weights); /* all parts */
+/* Appends what the system says of the files, which is another text once one of them was replaced or
+ * written to. */
+bool weights_stamp(const struct weights *weights, struct buffer *out);
 
 size_t weights_tensor_count(const struct weights *weights);
 const struct weights_tensor *weights_tensor_at(const struct weights *weights, size_t index);
