@@ -138,12 +138,12 @@ static void measure_panels(const struct weights *m, struct buffers *b)
         return;
     size_t packed_bytes = quant_packed_bytes(packing, N_COLS);
     uint8_t *packed = pages_alloc(MAX_INPUTS * packed_bytes);
-    for (size_t i = 0; i < MAX_INPUTS; i++)
-        quant_pack(packing, b->x, packed + i * packed_bytes, N_COLS);
     printf("%-7s %-7s        ", quant_info(m->w.format)->name, quant_isa());
     for (size_t i = 0; i < ARRAY_COUNT(many); i++) {
         size_t rows = MIN(m->w.n_rows, (size_t)1024);
         double best = 0, limit = 0;
+        for (size_t k = 0; k < many[i]; k++)
+            quant_pack(packing, b->x, N_COLS, packed, k, many[i]);
         for (int repeat = 0; repeat < REPEATS; repeat++) {
             double start = now();
             uint64_t products = quant_peak(m->w.format, 2000);
@@ -176,7 +176,7 @@ static void measure_format(enum quant_format format, size_t size)
     for (size_t c = 0; c < N_COLS; c++)
         b.x[c] = (float)rng_uniform(2, c, 0) - 0.5f;
     for (size_t i = 0; i < MAX_INPUTS; i++)
-        quant_pack(quant_packing(format, 1), b.x, b.packed + i * packed_bytes, N_COLS);
+        quant_pack(quant_packing(format, 1), b.x, N_COLS, b.packed, i, MAX_INPUTS);
     for (size_t s = 0; (set = kernels_at(s)) != NULL; s++)
         if (set != &kernels_scalar && kernels_find(set->name, NULL) != NULL)
             measure(set, &m, &b);

@@ -182,8 +182,8 @@ static void begin_tile(struct worker *worker, const struct job *job, const struc
         worker->end[i] = (size_t)visible[token];
     }
     for (size_t i = 0; has_codes(op) && i < worker->n_queries; i++)
-        quant_pack(QUANT_PACKED_INT8, worker->q + i * head_k,
-                   worker->packed + i * job->packed_bytes, head_k);
+        quant_pack(QUANT_PACKED_INT8, worker->q + i * head_k, head_k, worker->packed, i,
+                   worker->n_queries);
 }
 
 /* ---- One split ---- */

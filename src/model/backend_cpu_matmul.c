@@ -1,6 +1,6 @@
 /* Products with weights. Activations are packed once, then rows of the weights are handed out in
- * chunks; with experts, the rows of x that go to one expert are brought together first, so that
- * each chosen expert is read once for the whole batch. */
+ * chunks; with experts, the rows of x that go to one expert are packed together, so that each chosen
+ * expert is read once for the whole batch. */
 #include "model/backend_cpu.h"
 
 #include <string.h>
@@ -18,7 +18,7 @@ static size_t chunk_rows(const struct device_matrix *w, enum quant_packing packi
 struct pack_job {
     enum quant_packing packing;
     const float *x;
-    size_t x_stride, n_cols, packed_bytes;
+    size_t x_stride, n_cols, n, packed_bytes;
     unsigned char *packed;
 };
 
@@ -27,24 +27,20 @@ static void pack_rows(void *context, unsigned thread, size_t begin, size_t end)
     const struct pack_job *job = context;
     (void)thread;
     for (size_t i = begin; i < end; i++)
-        quant_pack(job->packing, job->x + i * job->x_stride, job->packed + i * job->packed_bytes,
-                   job->n_cols);
+        quant_pack(job->packing, job->x + i * job->x_stride, job->n_cols, job->packed, i, job->n);
 }
 
-/* Packs n rows of x as a product of n_inputs wants it (with a matrix for each slot: what a matrix
- * has on average, so that one packing serves all and does not depend on the routing). packed is
- * NULL where memory is out. */
-static struct pack_job pack(struct cpu *cpu, const struct device_matrix *w, size_t n_inputs,
-                            const float *x, size_t x_stride, size_t n)
+/* Packs n rows of x. packed is NULL where memory is out. */
+static struct pack_job pack(struct cpu *cpu, enum quant_packing packing, const float *x,
+                            size_t x_stride, size_t n_cols, size_t n)
 {
-    struct pack_job job = {.packing = quant_packing(w->format, n_inputs),
-                           .x = x,
-                           .x_stride = x_stride,
-                           .n_cols = w->n_cols};
-    job.packed_bytes = quant_packed_bytes(job.packing, w->n_cols);
-    job.packed = cpu_scratch(cpu, &cpu->packed[job.packing], n * job.packed_bytes);
+    struct pack_job job = {
+        .packing = packing, .x = x, .x_stride = x_stride, .n_cols = n_cols, .n = n};
+    job.packed_bytes = quant_packed_bytes(packing, n_cols);
+    job.packed =
+        cpu_scratch(cpu, &cpu->packed[packing], quant_packed_inputs(packing, n) * job.packed_bytes);
     if (job.packed != NULL)
-        pool_run(cpu->pool, pack_rows, &job, n, MAX(16384 / w->n_cols, 1));
+        pool_run(cpu->pool, pack_rows, &job, n, MAX(16384 / n_cols, 1));
     return job;
 }
 
@@ -127,7 +123,9 @@ void cpu_matmul(struct cpu *cpu, const struct op *op)
         const struct device_matrix *w = &op->matmul.parts[p].w;
         const void **once = &packed[job.parts[p].packing];
         if (*once == NULL)
-            *once = pack(cpu, w, job.n, cpu_data(op->matmul.x), w->n_cols, job.n).packed;
+            *once =
+                pack(cpu, job.parts[p].packing, cpu_data(op->matmul.x), w->n_cols, w->n_cols, job.n)
+                    .packed;
         if (*once == NULL)
             return;
         job.parts[p].packed = *once;
@@ -157,13 +155,14 @@ void cpu_expect(struct cpu *cpu, const struct op *op)
  * the end, from n_here on, those of matrices that are not here. */
 struct each_job {
     const struct op *op;
-    const int32_t *order;
+    int32_t *order;
     size_t n_here;
-    const int32_t *begin;
-    const int32_t *used;       /* matrices with at least one pair */
+    int32_t *begin;
+    int32_t *used;             /* matrices with at least one pair */
     size_t chunk_rows, chunks; /* chunks of rows in a matrix */
     enum quant_packing packing;
-    const unsigned char *packed;
+    unsigned char *packed; /* inputs of the pairs in order */
+    int32_t *at;           /* the input in packed with which those of a matrix begin */
     size_t packed_bytes;
     float *product; /* [pairs in order][n_rows] */
 };
@@ -177,27 +176,46 @@ static size_t pair_matrix(const struct op *op, const int32_t *ids, size_t pair)
 }
 
 /* Counting sort; returns how many matrices are used. */
-static size_t order_pairs(const struct op *op, int32_t *order, int32_t *begin, int32_t *used)
+static size_t order_pairs(struct each_job *job)
 {
+    const struct op *op = job->op;
     const int32_t *ids = cpu_data(op->each.ids);
-    size_t n_pairs = (size_t)op->each.n * op->each.n_slots;
+    size_t n_pairs = (size_t)op->each.n * op->each.n_slots, n_inputs = 0;
     size_t n_matrices = op->each.w.n_matrices, n_used = 0;
+    int32_t *begin = job->begin;
     memset(begin, 0, (n_matrices + 3) * sizeof *begin);
     for (size_t p = 0; p < n_pairs; p++)
         begin[pair_matrix(op, ids, p) + 2]++;
     for (size_t m = 0; m < n_matrices; m++) {
         if (begin[m + 2] > 0)
-            used[n_used++] = (int32_t)m;
+            job->used[n_used++] = (int32_t)m;
+        job->at[m] = (int32_t)n_inputs;
+        n_inputs += quant_packed_inputs(job->packing, (size_t)begin[m + 2]);
         begin[m + 2] += begin[m + 1];
     }
     for (size_t p = 0; p < n_pairs; p++)
-        order[begin[pair_matrix(op, ids, p) + 1]++] = (int32_t)p;
+        job->order[begin[pair_matrix(op, ids, p) + 1]++] = (int32_t)p;
     return n_used;
 }
 
 static size_t pair_input(const struct op *op, size_t pair)
 {
     return op->each.x_shared ? pair / op->each.n_slots : pair;
+}
+
+static void each_inputs(void *context, unsigned thread, size_t begin, size_t end)
+{
+    const struct each_job *job = context;
+    const struct op *op = job->op;
+    const int32_t *ids = cpu_data(op->each.ids);
+    const float *x = cpu_data(op->each.x);
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        size_t pair = (size_t)job->order[i], m = pair_matrix(op, ids, pair);
+        size_t first = (size_t)job->begin[m], count = (size_t)job->begin[m + 1] - first;
+        quant_pack(job->packing, x + pair_input(op, pair) * op->each.x_stride, op->each.w.n_cols,
+                   job->packed + (size_t)job->at[m] * job->packed_bytes, i - first, count);
+    }
 }
 
 static void each_rows(void *context, unsigned thread, size_t begin, size_t end)
@@ -213,8 +231,8 @@ static void each_rows(void *context, unsigned thread, size_t begin, size_t end)
         struct quant_matrix w = matrix_at(&op->each.w, m);
         next = MIN(end, (item / job->chunks + 1) * job->chunks);
         quant_matmul(&w, job->packing, row, MIN(row + (next - item) * job->chunk_rows, n_rows),
-                     job->packed + first * job->packed_bytes, count, job->product + first * n_rows,
-                     n_rows);
+                     job->packed + (size_t)job->at[m] * job->packed_bytes, count,
+                     job->product + first * n_rows, n_rows);
     }
 }
 
@@ -279,6 +297,8 @@ static void matmul_transposed(struct cpu *cpu, struct each_job *job)
         pool_run(cpu->pool, each_transposed, job, op->each.n_slots, 1);
 }
 
+/* What a matrix has on average decides the packing, so that it is the same for all of them and does
+ * not depend on the routing. */
 void cpu_matmul_each(struct cpu *cpu, const struct op *op)
 {
     const struct device_matrix *w = &op->each.w;
@@ -288,31 +308,24 @@ void cpu_matmul_each(struct cpu *cpu, const struct op *op)
         matmul_transposed(cpu, &job);
         return;
     }
-    size_t n_inputs = op->each.x_shared ? op->each.n : n_pairs;
-    struct pack_job packed = pack(cpu, w, n_pairs / MAX(op->each.n_all, w->n_matrices),
-                                  cpu_data(op->each.x), op->each.x_stride, n_inputs);
-    unsigned char *gathered = cpu_scratch(cpu, &cpu->gathered, n_pairs * packed.packed_bytes);
-    int32_t *order =
-        cpu_scratch(cpu, &cpu->order, (n_pairs + 2 * w->n_matrices + 3) * sizeof *order);
+    job.packing = quant_packing(w->format, n_pairs / MAX(op->each.n_all, w->n_matrices));
+    size_t most_used = MIN(n_pairs, w->n_matrices);
+    size_t n_inputs = n_pairs + most_used * (quant_packed_inputs(job.packing, 1) - 1);
+    job.packed_bytes = quant_packed_bytes(job.packing, w->n_cols);
+    job.packed = cpu_scratch(cpu, &cpu->gathered, n_inputs * job.packed_bytes);
+    job.order =
+        cpu_scratch(cpu, &cpu->order, (n_pairs + 3 * w->n_matrices + 3) * sizeof *job.order);
     job.product = cpu_scratch(cpu, &cpu->product, n_pairs * w->n_rows * sizeof *job.product);
-    if (packed.packed == NULL || gathered == NULL || order == NULL || job.product == NULL)
+    if (job.packed == NULL || job.order == NULL || job.product == NULL)
         return;
-    int32_t *begin = order + n_pairs, *used = begin + w->n_matrices + 3;
-    size_t n_used = order_pairs(op, order, begin, used);
-    job.n_here = (size_t)begin[w->n_matrices];
-    for (size_t i = 0; i < job.n_here; i++)
-        memcpy(gathered + i * packed.packed_bytes,
-               packed.packed + pair_input(op, (size_t)order[i]) * packed.packed_bytes,
-               packed.packed_bytes);
-
-    job.order = order;
-    job.begin = begin;
-    job.used = used;
-    job.packing = packed.packing;
+    job.begin = job.order + n_pairs;
+    job.used = job.begin + w->n_matrices + 3;
+    job.at = job.used + w->n_matrices;
+    size_t n_used = order_pairs(&job);
+    job.n_here = (size_t)job.begin[w->n_matrices];
     job.chunk_rows = chunk_rows(w, job.packing);
     job.chunks = (w->n_rows + job.chunk_rows - 1) / job.chunk_rows;
-    job.packed = gathered;
-    job.packed_bytes = packed.packed_bytes;
+    pool_run(cpu->pool, each_inputs, &job, job.n_here, MAX(16384 / w->n_cols, 1));
     pool_run(cpu->pool, each_rows, &job, n_used * job.chunks, 1);
     pool_run(cpu->pool, each_scatter, &job, n_pairs, MAX(8192 / w->n_rows, 1));
 }

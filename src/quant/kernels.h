@@ -164,16 +164,30 @@ static inline float panel_flush(float value)
     return __builtin_fabsf(value) < 0x1p-126f ? __builtin_copysignf(0, value) : value;
 }
 
-/* Packed activations, in bytes: an odd number of cache lines, so that inputs do not compete for
- * the same sets of a cache. */
-static inline size_t panel_packed_bytes(size_t n_cols)
+/* Packed activations lie as a matrix unit reads them, so that it reads on and on: units of UNIT_LEN
+ * columns (the last one is shorter), in each blocks of PANEL_BLOCK inputs, steps, inputs and the
+ * numbers of a step. The last block is filled up with zeros. */
+#define PANEL_BLOCK 16
+#define PANEL_UNIT_STEPS (UNIT_LEN / PANEL_STEP)
+
+static inline size_t panel_steps(size_t n_cols)
 {
-    return (((n_cols + PANEL_STEP - 1) / PANEL_STEP) | 1) * PANEL_STEP * sizeof(uint16_t);
+    return (n_cols + PANEL_STEP - 1) / PANEL_STEP;
+}
+
+/* Where the numbers of a step begin, of input i of n. */
+static inline size_t panel_at(size_t i, size_t n, size_t step, size_t n_steps)
+{
+    size_t begin = step / PANEL_UNIT_STEPS * PANEL_UNIT_STEPS;
+    size_t unit_steps = MIN(n_steps - begin, (size_t)PANEL_UNIT_STEPS);
+    size_t blocks = (n + PANEL_BLOCK - 1) / PANEL_BLOCK;
+    size_t block = begin * blocks + i / PANEL_BLOCK * unit_steps + (step - begin);
+    return (block * PANEL_BLOCK + i % PANEL_BLOCK) * PANEL_STEP;
 }
 
 struct panel_set {
     unsigned cpu_features;
-    void (*pack)(const float *x, uint16_t *packed, size_t n_cols);
+    void (*pack)(const float *x, size_t n_cols, uint16_t *packed, size_t i, size_t n);
     kernel_matmul_fn *matmul;                       /* for all formats but F32 and F16 */
     uint64_t (*peak)(uint8_t *data, size_t rounds); /* as peak_codes; NULL in the scalar set */
 };

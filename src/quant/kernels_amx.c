@@ -1,31 +1,35 @@
-/* Panels with AMX (see kernels.h): 128 rows of weights and 2048 columns at a time are unpacked to
- * bf16, once, and stay in the second-level cache while all inputs pass over them. The tiles of
- * the matrix unit hold a block of sums of 32 inputs and 32 rows:
+/* Panels with AMX (see kernels.h): a strip of 32 rows of weights is unpacked to bf16, UNIT_LEN columns
+ * at a time, into the first-level cache; all inputs pass over it from the second. Their sums wait
+ * there for the next columns, for as many rows as it has room for, so that the inputs, which lie
+ * further away, are read once for all of these. The tiles of the matrix unit hold a block of sums of
+ * 32 inputs and 32 rows:
  *
  *   tiles 0 to 3   sums      [input half][row half]   16 inputs x 16 rows of float
  *   tiles 4, 5     inputs    [half]                   16 inputs x 32 numbers
  *   tiles 6, 7     weights   [half]                   16 pairs of numbers x 16 rows
  *
- * Blocks at the edges have smaller tiles, so nothing outside a matrix is read or written. A panel
- * lies in memory as the tiles want it:
+ * Tiles are always whole: what is not there is zeros among the weights and the packed inputs, and
+ * its sums are not copied out. A strip lies in memory as the tiles want it:
  *
- *   [strip of 32 rows][step of 32 numbers][half of the rows][pair][row][2]
+ *   [step of 32 numbers][half of the rows][pair][row][2]
  */
 #include "quant/kernels_avx512.h"
 #include "quant/kernels_tiles.h"
 
 #define STRIP_ROWS 32
-#define PANEL_ROWS 128
-#define PANEL_COLS 2048
+#define PANEL_ROWS 256
 #define PANEL_INPUTS 512
-#define BLOCK_INPUTS 32
+#define BLOCK_INPUTS (2 * PANEL_BLOCK)
 
-#define STEP_NUMBERS (STRIP_ROWS * PANEL_STEP)  /* of one step of a strip */
-#define STRIP_NUMBERS (STRIP_ROWS * PANEL_COLS) /* from one strip to the next */
+#define STEP_NUMBERS (STRIP_ROWS * PANEL_STEP) /* of one step of a strip */
+#define TILE_FLOATS (TILE_BYTES / sizeof(float))
+#define BLOCK_FLOATS (4 * TILE_FLOATS)
+#define PANEL_STRIPS (PANEL_ROWS / STRIP_ROWS)
+#define PANEL_BLOCKS (PANEL_INPUTS / BLOCK_INPUTS)
 
 static _Thread_local struct {
-    _Alignas(64) uint16_t weights[PANEL_ROWS * PANEL_COLS];
-    _Alignas(64) float sums[PANEL_INPUTS][PANEL_ROWS]; /* of the columns so far */
+    _Alignas(64) uint16_t weights[PANEL_UNIT_STEPS * STEP_NUMBERS];
+    _Alignas(64) float sums[PANEL_STRIPS][PANEL_BLOCKS][BLOCK_FLOATS]; /* of the columns so far */
 } panel;
 
 /* ---- Rounding -------------------------------------------------------------------------------- */
@@ -43,14 +47,18 @@ INLINE __m512i in_panel_order(__m512i numbers)
                                             0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)));
 }
 
-static void pack_bf16(const float *x, uint16_t *packed, size_t n_cols)
+static void pack_bf16(const float *x, size_t n_cols, uint16_t *packed, size_t i, size_t n)
 {
-    for (size_t c = 0; c < n_cols; c += PANEL_STEP) {
+    size_t n_steps = panel_steps(n_cols), step = 0;
+    for (size_t c = 0; c < n_cols; c += PANEL_STEP, step++) {
         size_t rest = MIN(n_cols - c, (size_t)PANEL_STEP);
         __mmask32 mask = (__mmask32)(((uint64_t)1 << rest) - 1);
         __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x + c);
         __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x + c + 16);
-        _mm512_storeu_si512(packed + c, in_panel_order(to_bf16(low, high)));
+        uint16_t *to = packed + panel_at(i, n, step, n_steps);
+        _mm512_storeu_si512(to, in_panel_order(to_bf16(low, high)));
+        for (size_t p = i + 1; i + 1 == n && p % PANEL_BLOCK != 0; p++)
+            _mm512_storeu_si512(to += PANEL_STEP, _mm512_setzero_si512());
     }
 }
 
@@ -77,8 +85,8 @@ INLINE void turn_lanes(__m512i v[16])
         turn_quarters(v + i, 4);
 }
 
-/* Sixteen rows of a strip and the UNIT_LEN columns from col on, as tiles; rows and columns that the
- * matrix does not have are zeros. */
+/* Sixteen rows of a strip and the UNIT_LEN columns from col on, as tiles; rows and columns that are
+ * not there are zeros. */
 struct half_strip {
     const struct quant_matrix *w;
     size_t row, n_rows, col;
@@ -100,6 +108,8 @@ INLINE void unpack_row(const struct half_strip *strip, size_t r, struct unpackin
     const uint8_t *src = (const uint8_t *)w->data + (strip->row + r) * w->row_bytes +
                          strip->col / UNIT_LEN * how.unit_bytes;
     uint8_t spare[UNIT_LEN / BLOCK_LEN * sizeof(struct block_q8_0)];
+    for (size_t b = 0; b < how.unit_bytes; b += 64) /* of the next columns */
+        __builtin_prefetch(src + how.unit_bytes + b, 0, 2);
     if (w->n_cols - strip->col < UNIT_LEN) {
         memset(spare, 0, how.unit_bytes);
         memcpy(spare, src, (w->n_cols - strip->col) / how.block_len * how.block_bytes);
@@ -225,180 +235,177 @@ static strip_fn *const strips[QUANT_FORMAT_COUNT] = {
 
 /* ---- Products -------------------------------------------------------------------------------- */
 
-/* A part of the columns: all inputs times the rows of the panel. */
-struct sweep {
-    const uint8_t *x; /* of the first input, at the first column */
-    size_t x_bytes;   /* from one input to the next */
-    size_t n_inputs, n_rows, n_steps;
-    bool first;        /* sums begin here */
-    const float *from; /* else: the sums so far */
-    float *to;
-    size_t from_stride, to_stride; /* in floats, from one input to the next */
+/* Where a block of sums lies; distances in floats. */
+struct place {
+    float *at;
+    size_t stride, inputs,
+        rows; /* from one input, half of the inputs, half of the rows to the next */
 };
 
 struct block {
-    const uint8_t *x, *ahead;
-    const uint16_t *weights;
-    const float *from;
-    float *to;
+    const uint8_t *x;  /* of the first input */
+    size_t half_bytes; /* to the second half of the inputs */
+    size_t n_steps;
+    const uint8_t *ahead;
+    bool first; /* sums begin here, else with what lies at from */
+    struct place from, to;
 };
 
-/* A block of sums; halves of inputs and of rows (constants) that are not empty. Asks for eight
- * lines a step of the inputs that come next: the rows of a panel share the loads of the inputs
- * from memory, which would otherwise hold up the first of them. */
-INLINE void tile_block(const struct sweep *s, struct block b, int input_halves, int row_halves)
+/* A block of sums, or one of only 16 inputs (halves is a constant). Asks for AHEAD_LINES a step of
+ * the inputs of the next columns. */
+#define AHEAD_LINES (BLOCK_INPUTS / PANEL_STRIPS)
+
+INLINE void tile_block(struct block b, int halves)
 {
-    const size_t from_bytes = s->from_stride * sizeof(float), x_bytes = s->x_bytes;
-    const size_t half = TILE_ROWS * x_bytes, n_steps = s->n_steps;
-    const float *from = b.from + TILE_ROWS * s->from_stride;
-    const bool more_rows = row_halves > 1, more_inputs = input_halves > 1;
-    if (s->first) {
+    const uint8_t *weights = (const uint8_t *)panel.weights;
+    if (b.first) {
         tile_zero(0);
-        if (more_rows)
-            tile_zero(1);
-        if (more_inputs)
+        tile_zero(1);
+        if (halves > 1) {
             tile_zero(2);
-        if (more_inputs && more_rows)
             tile_zero(3);
+        }
     } else {
-        tile_load(0, b.from, from_bytes);
-        if (more_rows)
-            tile_load(1, b.from + TILE_ROWS, from_bytes);
-        if (more_inputs)
-            tile_load(2, from, from_bytes);
-        if (more_inputs && more_rows)
-            tile_load(3, from + TILE_ROWS, from_bytes);
+        const size_t stride = b.from.stride * sizeof(float);
+        tile_load(0, b.from.at, stride);
+        tile_load(1, b.from.at + b.from.rows, stride);
+        if (halves > 1) {
+            tile_load(2, b.from.at + b.from.inputs, stride);
+            tile_load(3, b.from.at + b.from.inputs + b.from.rows, stride);
+        }
     }
-    for (size_t step = 0; step < n_steps; step++) {
-        tile_load(6, b.weights, TILE_ROW_BYTES);
-        tile_load(4, b.x, x_bytes);
+    for (size_t step = 0; step < b.n_steps; step++) {
+        tile_load(6, weights, TILE_ROW_BYTES);
+        tile_load(4, b.x, TILE_ROW_BYTES);
         tile_dot_bf16(0, 4, 6);
-        if (more_rows) {
-            tile_load(7, b.weights + STEP_NUMBERS / 2, TILE_ROW_BYTES);
-            tile_dot_bf16(1, 4, 7);
-        }
-        if (more_inputs) {
-            tile_load(5, b.x + half, x_bytes);
+        tile_load(7, weights + TILE_BYTES, TILE_ROW_BYTES);
+        tile_dot_bf16(1, 4, 7);
+        if (halves > 1) {
+            tile_load(5, b.x + b.half_bytes, TILE_ROW_BYTES);
             tile_dot_bf16(2, 5, 6);
-        }
-        if (more_inputs && more_rows)
             tile_dot_bf16(3, 5, 7);
-        for (size_t i = 0; i < BLOCK_INPUTS * STRIP_ROWS / PANEL_ROWS; i++)
-            __builtin_prefetch(b.ahead + i * x_bytes, 0, 2);
-        b.x += TILE_ROW_BYTES;
-        b.ahead += TILE_ROW_BYTES;
-        b.weights += STEP_NUMBERS;
-    }
-    const size_t to_bytes = s->to_stride * sizeof(float);
-    float *to = b.to + TILE_ROWS * s->to_stride;
-    tile_store(0, b.to, to_bytes);
-    if (more_rows)
-        tile_store(1, b.to + TILE_ROWS, to_bytes);
-    if (more_inputs)
-        tile_store(2, to, to_bytes);
-    if (more_inputs && more_rows)
-        tile_store(3, to + TILE_ROWS, to_bytes);
-}
-
-/* Tiles for a block of this size, unless they are set up already. */
-static void shape_tiles(struct tile_config *config, size_t n_inputs, size_t n_rows)
-{
-    struct tile_config c = {.palette = 1};
-    for (size_t i = 0; i < 2; i++) {
-        size_t inputs = n_inputs > i * TILE_ROWS ? MIN(n_inputs - i * TILE_ROWS, TILE_ROWS) : 0;
-        for (size_t k = 0; k < 2; k++) {
-            size_t rows = n_rows > k * TILE_ROWS ? MIN(n_rows - k * TILE_ROWS, TILE_ROWS) : 0;
-            bool empty = inputs == 0 || rows == 0;
-            c.rows[2 * i + k] = empty ? 0 : (uint8_t)inputs;
-            c.row_bytes[2 * i + k] = empty ? 0 : (uint16_t)(rows * sizeof(float));
-            c.rows[6 + k] = rows == 0 ? 0 : TILE_ROWS;
-            c.row_bytes[6 + k] = (uint16_t)(rows * 2 * sizeof(uint16_t));
         }
-        c.rows[4 + i] = (uint8_t)inputs;
-        c.row_bytes[4 + i] = inputs == 0 ? 0 : TILE_ROW_BYTES;
+        for (size_t i = 0; i < AHEAD_LINES; i++)
+            __builtin_prefetch(b.ahead + i * TILE_ROW_BYTES, 0, 2);
+        b.x += TILE_BYTES;
+        b.ahead += AHEAD_LINES * TILE_ROW_BYTES;
+        weights += 2 * TILE_BYTES;
     }
-    if (memcmp(config, &c, sizeof c) == 0)
-        return;
-    *config = c;
-    tile_configure(config);
+    const size_t stride = b.to.stride * sizeof(float);
+    tile_store(0, b.to.at, stride);
+    tile_store(1, b.to.at + b.to.rows, stride);
+    if (halves > 1) {
+        tile_store(2, b.to.at + b.to.inputs, stride);
+        tile_store(3, b.to.at + b.to.inputs + b.to.rows, stride);
+    }
 }
 
-/* noinline keeps the four loops apart, and the strides in registers. */
-#define DEFINE_TILE_BLOCK(inputs, rows)                                                            \
-    static __attribute__((noinline)) void tile_block_##inputs##rows(const struct sweep *s,         \
-                                                                    struct block b)                \
-    {                                                                                              \
-        tile_block(s, b, inputs, rows);                                                            \
-    }
-DEFINE_TILE_BLOCK(1, 1)
-DEFINE_TILE_BLOCK(1, 2)
-DEFINE_TILE_BLOCK(2, 1)
-DEFINE_TILE_BLOCK(2, 2)
-#undef DEFINE_TILE_BLOCK
+/* Some columns: all inputs times the rows of the panel. */
+struct sweep {
+    const struct quant_matrix *w;
+    const uint8_t *x; /* of the first input */
+    size_t row, n_rows, n_inputs, col, n_steps;
+    size_t ahead_bytes; /* to the inputs of the next columns */
+    bool first, last;
+    float *y; /* of the first row and input */
+    size_t y_stride;
+};
 
-static void sweep_inputs(const struct sweep *s, struct tile_config *config)
+static void copy_block(const float *sums, size_t n_inputs, size_t n_rows, float *y, size_t y_stride)
 {
-    static void (*const blocks[2][2])(const struct sweep *, struct block) = {
-        {tile_block_11, tile_block_12}, {tile_block_21, tile_block_22}};
+    for (size_t i = 0; i < n_inputs; i++)
+        for (size_t r = 0; r < n_rows; r += TILE_ROWS)
+            memcpy(y + i * y_stride + r,
+                   sums + i / TILE_ROWS * 2 * TILE_FLOATS + r / TILE_ROWS * TILE_FLOATS +
+                       i % TILE_ROWS * TILE_ROWS,
+                   MIN(n_rows - r, (size_t)TILE_ROWS) * sizeof *y);
+}
+
+/* All inputs times a strip, the one that begins at row r of the panel. */
+static void sweep_strip(const struct sweep *s, size_t r)
+{
+    const size_t n_rows = MIN(s->n_rows - r, (size_t)STRIP_ROWS);
+    const size_t half_bytes = s->n_steps * TILE_BYTES;
+    const size_t ahead = s->ahead_bytes + r / STRIP_ROWS * (2 * half_bytes / PANEL_STRIPS);
     tile_fence(panel.weights);
     for (size_t i = 0; i < s->n_inputs; i += BLOCK_INPUTS) {
-        size_t n_inputs = MIN(s->n_inputs - i, (size_t)BLOCK_INPUTS);
-        for (size_t r = 0; r < s->n_rows; r += STRIP_ROWS) {
-            size_t n_rows = MIN(s->n_rows - r, (size_t)STRIP_ROWS);
-            size_t next = i + BLOCK_INPUTS + r * BLOCK_INPUTS / PANEL_ROWS;
-            const uint8_t *x = s->x + i * s->x_bytes;
-            struct block b = {
-                .x = x,
-                .ahead = next + BLOCK_INPUTS <= s->n_inputs ? s->x + next * s->x_bytes : x,
-                .weights = panel.weights + r / STRIP_ROWS * STRIP_NUMBERS,
-                .from = s->from + i * s->from_stride + r,
-                .to = s->to + i * s->to_stride + r,
-            };
-            shape_tiles(config, n_inputs, n_rows);
-            blocks[n_inputs > TILE_ROWS][n_rows > TILE_ROWS](s, b);
-        }
+        const size_t n_inputs = MIN(s->n_inputs - i, (size_t)BLOCK_INPUTS);
+        const bool whole = n_inputs % PANEL_BLOCK == 0 && n_rows == STRIP_ROWS;
+        const uint8_t *x = s->x + i / PANEL_BLOCK * half_bytes;
+        struct place sums = {panel.sums[r / STRIP_ROWS][i / BLOCK_INPUTS], TILE_ROWS,
+                             2 * TILE_FLOATS, TILE_FLOATS};
+        float *y = s->y + i * s->y_stride + r;
+        struct place result = {y, s->y_stride, TILE_ROWS * s->y_stride, TILE_ROWS};
+        struct block b = {
+            .x = x,
+            .half_bytes = half_bytes,
+            .n_steps = s->n_steps,
+            .ahead = x + ahead,
+            .first = s->first,
+            .from = sums,
+            .to = s->last && whole ? result : sums,
+        };
+        if (n_inputs > PANEL_BLOCK)
+            tile_block(b, 2);
+        else
+            tile_block(b, 1);
+        if (s->last && !whole)
+            copy_block(sums.at, n_inputs, n_rows, y, s->y_stride);
     }
 }
 
-static void unpack_panel(const struct quant_matrix *w, size_t row, size_t n_rows, size_t col,
-                         size_t n_cols)
+static void sweep_columns(const struct sweep *s)
 {
-    for (size_t r = 0; r < n_rows; r += TILE_ROWS)
-        for (size_t c = 0; c < n_cols; c += UNIT_LEN) {
-            struct half_strip strip = {.w = w,
-                                       .row = row + r,
-                                       .n_rows = MIN(n_rows - r, (size_t)TILE_ROWS),
-                                       .col = col + c};
-            strip.to = panel.weights + r / STRIP_ROWS * STRIP_NUMBERS +
-                       c / PANEL_STEP * STEP_NUMBERS + r % STRIP_ROWS * PANEL_STEP;
-            strips[w->format](&strip);
+    for (size_t r = 0; r < s->n_rows; r += STRIP_ROWS) {
+        for (size_t half = 0; half < STRIP_ROWS; half += TILE_ROWS) {
+            size_t row = MIN(r + half, s->n_rows);
+            struct half_strip strip = {.w = s->w,
+                                       .row = s->row + row,
+                                       .n_rows = MIN(s->n_rows - row, (size_t)TILE_ROWS),
+                                       .col = s->col,
+                                       .to = panel.weights + half * PANEL_STEP};
+            strips[s->w->format](&strip);
         }
+        sweep_strip(s, r);
+    }
+}
+
+static void configure_tiles(void)
+{
+    struct tile_config config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.rows[t] = TILE_ROWS;
+        config.row_bytes[t] = TILE_ROW_BYTES;
+    }
+    tile_configure(&config);
 }
 
 static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t row_end,
                          const void *packed, size_t n_inputs, float *y, size_t y_stride)
 {
-    struct tile_config config = {0};
-    size_t x_bytes = panel_packed_bytes(w->n_cols);
-    for (size_t row = row_begin; row < row_end; row += PANEL_ROWS)
-        for (size_t i = 0; i < n_inputs; i += PANEL_INPUTS)
-            for (size_t col = 0; col < w->n_cols; col += PANEL_COLS) {
-                size_t n_cols = MIN(w->n_cols - col, (size_t)PANEL_COLS);
-                bool last = col + n_cols == w->n_cols;
-                struct sweep s = {
-                    .x = (const uint8_t *)packed + i * x_bytes + col * sizeof(uint16_t),
-                    .x_bytes = x_bytes,
-                    .n_inputs = MIN(n_inputs - i, (size_t)PANEL_INPUTS),
+    const size_t n_steps = panel_steps(w->n_cols);
+    configure_tiles();
+    for (size_t i = 0; i < n_inputs; i += PANEL_INPUTS)
+        for (size_t row = row_begin; row < row_end; row += PANEL_ROWS)
+            for (size_t step = 0; step < n_steps; step += PANEL_UNIT_STEPS) {
+                const size_t next = MIN(step + PANEL_UNIT_STEPS, n_steps - 1);
+                const uint16_t *x = packed;
+                const struct sweep s = {
+                    .w = w,
+                    .x = (const uint8_t *)(x + panel_at(i, n_inputs, step, n_steps)),
+                    .row = row,
                     .n_rows = MIN(row_end - row, (size_t)PANEL_ROWS),
-                    .n_steps = (n_cols + PANEL_STEP - 1) / PANEL_STEP,
-                    .first = col == 0,
-                    .from = panel.sums[0],
-                    .from_stride = PANEL_ROWS,
-                    .to = last ? y + i * y_stride + row : panel.sums[0],
-                    .to_stride = last ? y_stride : PANEL_ROWS,
+                    .n_inputs = MIN(n_inputs - i, (size_t)PANEL_INPUTS),
+                    .col = step * PANEL_STEP,
+                    .n_steps = MIN(n_steps - step, (size_t)PANEL_UNIT_STEPS),
+                    .ahead_bytes = sizeof *x * (panel_at(i, n_inputs, next, n_steps) -
+                                                panel_at(i, n_inputs, step, n_steps)),
+                    .first = step == 0,
+                    .last = step + PANEL_UNIT_STEPS >= n_steps,
+                    .y = y + i * y_stride + row,
+                    .y_stride = y_stride,
                 };
-                unpack_panel(w, row, s.n_rows, col, n_cols);
-                sweep_inputs(&s, &config);
+                sweep_columns(&s);
             }
     tile_release();
 }
@@ -406,8 +413,7 @@ static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t 
 /* The loop of tile_block with operands from the first cache. */
 static uint64_t peak(uint8_t *data, size_t rounds)
 {
-    struct tile_config config = {0};
-    shape_tiles(&config, BLOCK_INPUTS, STRIP_ROWS);
+    configure_tiles();
     _Static_assert(PEAK_BYTES >= 4 * TILE_BYTES, "operands of a step");
     tile_fence(data);
     tile_zero(0);

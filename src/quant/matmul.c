@@ -103,7 +103,7 @@ size_t quant_packed_bytes(enum quant_packing packing, size_t n_cols)
 {
     switch (packing) {
     case QUANT_PACKED_BF16:
-        return panel_packed_bytes(n_cols);
+        return panel_steps(n_cols) * PANEL_STEP * sizeof(uint16_t);
     case QUANT_PACKED_INT8:
         return (n_cols + UNIT_LEN - 1) / UNIT_LEN * sizeof(struct packed_unit);
     default:
@@ -111,19 +111,27 @@ size_t quant_packed_bytes(enum quant_packing packing, size_t n_cols)
     }
 }
 
-void quant_pack(enum quant_packing packing, const float *x, void *packed, size_t n_cols)
+size_t quant_packed_inputs(enum quant_packing packing, size_t n)
 {
-    size_t bytes = n_cols * sizeof *x;
+    size_t step = packing == QUANT_PACKED_BF16 ? PANEL_BLOCK : 1;
+    return (n + step - 1) / step * step;
+}
+
+void quant_pack(enum quant_packing packing, const float *x, size_t n_cols, void *packed, size_t i,
+                size_t n)
+{
+    size_t bytes = n_cols * sizeof *x, packed_bytes = quant_packed_bytes(packing, n_cols);
+    uint8_t *row = (uint8_t *)packed + i * packed_bytes;
     switch (packing) {
     case QUANT_PACKED_BF16:
-        chosen->panels->pack(x, packed, n_cols);
+        chosen->panels->pack(x, n_cols, packed, i, n);
         break;
     case QUANT_PACKED_INT8:
-        chosen->kernels->pack(x, packed, n_cols);
+        chosen->kernels->pack(x, (struct packed_unit *)row, n_cols);
         break;
     default:
-        memcpy(packed, x, bytes);
-        memset((uint8_t *)packed + bytes, 0, quant_packed_bytes(packing, n_cols) - bytes);
+        memcpy(row, x, bytes);
+        memset(row + bytes, 0, packed_bytes - bytes);
     }
 }
 

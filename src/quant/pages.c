@@ -33,7 +33,7 @@ void quant_page_store(enum quant_page_order order, void *page, size_t row, const
     for (size_t n; n_cols > 0; n_cols -= n, x += n, block += n / 32) {
         _Alignas(64) struct packed_unit unit;
         n = MIN(n_cols, (size_t)UNIT_LEN);
-        quant_pack(QUANT_PACKED_INT8, x, &unit, n);
+        quant_pack(QUANT_PACKED_INT8, x, n, &unit, 0, 1);
         store_unit(order, block, row, &unit, n / 32);
     }
 }

@@ -25,11 +25,18 @@ static float from_bf16(uint16_t bits)
     return panel_flush(block_bf16_to_f32(bits));
 }
 
-static void pack_bf16(const float *x, uint16_t *packed, size_t n_cols)
+static void pack_bf16(const float *x, size_t n_cols, uint16_t *packed, size_t i, size_t n)
 {
-    size_t n_steps = (n_cols + PANEL_STEP - 1) / PANEL_STEP;
-    for (size_t k = 0; k < n_steps * PANEL_STEP; k++)
-        packed[PANEL_AT(k)] = k < n_cols ? to_bf16(x[k]) : 0;
+    size_t n_steps = panel_steps(n_cols);
+    for (size_t step = 0; step < n_steps; step++) {
+        uint16_t *to = packed + panel_at(i, n, step, n_steps);
+        for (size_t k = 0; k < PANEL_STEP; k++) {
+            size_t c = step * PANEL_STEP + k;
+            to[PANEL_AT(k)] = c < n_cols ? to_bf16(x[c]) : 0;
+        }
+        for (size_t p = i + 1; i + 1 == n && p % PANEL_BLOCK != 0; p++)
+            memset(packed + panel_at(p, n, step, n_steps), 0, PANEL_STEP * sizeof *to);
+    }
 }
 
 /* The numbers of a block, or of a step of BF16 (n of them), at their positions in the panel. */
@@ -69,7 +76,7 @@ static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t 
 {
     const struct quant_info *info = quant_info(w->format);
     size_t len = info->block_len > 1 ? info->block_len : PANEL_STEP;
-    size_t x_len = panel_packed_bytes(w->n_cols) / sizeof(uint16_t);
+    size_t n_steps = panel_steps(w->n_cols);
     for (size_t r = row_begin; r < row_end; r++) {
         for (size_t i = 0; i < n_inputs; i++)
             y[i * y_stride + r] = 0;
@@ -81,8 +88,10 @@ static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t 
                            MIN(len, w->n_cols - c), weights);
             for (size_t i = 0; i < n_inputs; i++)
                 for (size_t k = 0; k < len; k += PANEL_STEP)
-                    y[i * y_stride + r] = add_step(y[i * y_stride + r], weights + k,
-                                                   (const uint16_t *)packed + i * x_len + c + k);
+                    y[i * y_stride + r] =
+                        add_step(y[i * y_stride + r], weights + k,
+                                 (const uint16_t *)packed +
+                                     panel_at(i, n_inputs, (c + k) / PANEL_STEP, n_steps));
         }
     }
 }

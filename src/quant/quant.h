@@ -93,17 +93,22 @@ enum quant_packing {
 /* n_inputs: of the whole product, not of the part that a thread computes. */
 enum quant_packing quant_packing(enum quant_format format, size_t n_inputs);
 
-/* Packed rows are quant_packed_bytes apart and must lie on 64-byte boundaries (the size is a
- * multiple of 64). */
+/* The packed inputs of a product lie together, on a 64-byte boundary. Of an input quant_packed_bytes
+ * are needed (a multiple of 64), and quant_packed_inputs(n) inputs where there are n of them. Packed
+ * rows lie one after the other but with QUANT_PACKED_BF16. */
 size_t quant_packed_bytes(enum quant_packing packing, size_t n_cols);
-void quant_pack(enum quant_packing packing, const float *x, void *packed, size_t n_cols);
+size_t quant_packed_inputs(enum quant_packing packing, size_t n);
+
+/* Packs x as input i of n. */
+void quant_pack(enum quant_packing packing, const float *x, size_t n_cols, void *packed, size_t i,
+                size_t n);
 
 /* Rows that a thread should take at a time: a multiple of it. */
 size_t quant_row_step(enum quant_packing packing);
 
 /* y[i * y_stride + r] = W[r] . x[i] for r in [row_begin, row_end), i in [0, n_inputs), where x[i]
- * is the i-th packed row. The sum of one (r, i) pair is the same for every n_inputs and row range
- * with the same packing. */
+ * is the i-th of n_inputs packed inputs. The sum of one (r, i) pair is the same for every n_inputs
+ * and row range with the same packing. */
 void quant_matmul(const struct quant_matrix *w, enum quant_packing packing, size_t row_begin,
                   size_t row_end, const void *packed, size_t n_inputs, float *y, size_t y_stride);
 
