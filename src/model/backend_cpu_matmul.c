@@ -1,6 +1,6 @@
 /* Products with weights. Activations are packed once, then rows of the weights are handed out in
- * chunks; with experts, the rows of x that go to one expert are packed together, so that each chosen
- * expert is read once for the whole batch. */
+ * chunks; with experts, the rows of x that go to one expert are packed together, so that each
+ * chosen expert is read once for the whole batch. */
 #include "model/backend_cpu.h"
 
 #include <string.h>
