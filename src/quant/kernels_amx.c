@@ -1,8 +1,8 @@
 /* Panels with AMX (see kernels.h): a strip of 32 rows of weights is unpacked to bf16, UNIT_LEN
- * columns at a time, into the first-level cache; all inputs pass over it from the second. Their sums
- * wait there for the next columns, for as many rows as it has room for, so that the inputs, which
- * lie further away, are read once for all of these. The tiles of the matrix unit hold a block of
- * sums of 32 inputs and 32 rows:
+ * columns at a time, into the first-level cache; all inputs pass over it from the second. Their
+ * sums wait there for the next columns, for as many rows as it has room for, so that the inputs,
+ * which lie further away, are read once for all of these. The tiles of the matrix unit hold a block
+ * of sums of 32 inputs and 32 rows:
  *
  *   tiles 0 to 3   sums      [input half][row half]   16 inputs x 16 rows of float
  *   tiles 4, 5     inputs    [half]                   16 inputs x 32 numbers

@@ -94,8 +94,8 @@ enum quant_packing {
 enum quant_packing quant_packing(enum quant_format format, size_t n_inputs);
 
 /* The packed inputs of a product lie together, on a 64-byte boundary. Of an input
- * quant_packed_bytes are needed (a multiple of 64), and quant_packed_inputs(n) inputs where there are
- * n of them. Packed rows lie one after the other but with QUANT_PACKED_BF16. */
+ * quant_packed_bytes are needed (a multiple of 64), and quant_packed_inputs(n) inputs where there
+ * are n of them. Packed rows lie one after the other but with QUANT_PACKED_BF16. */
 size_t quant_packed_bytes(enum quant_packing packing, size_t n_cols);
 size_t quant_packed_inputs(enum quant_packing packing, size_t n);
 
