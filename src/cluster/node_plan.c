@@ -79,8 +79,12 @@ static void draft_tensor(struct draft *draft, const struct cluster_plan_input *i
     uint32_t n = MIN(input->n_nodes, (uint32_t)MODEL_MAX_SHARDS);
     *draft = (struct draft){.placement = {.n_stages = 1}, .n_ranks = n};
     draft->placement.stages[0] = (struct model_stage){.end_layer = n_layers, .n_shards = n};
+    double rates[MODEL_MAX_SHARDS];
+    for (uint32_t i = 0; i < n; i++)
+        rates[i] = read_rate(&input->nodes[i]);
+    plan_even_out(rates, n);
     for (uint32_t i = 0; i < n; i++) {
-        double share = read_rate(&input->nodes[i]) / 1e8;
+        double share = rates[i] / 1e8;
         draft->placement.stages[0].shares[i] = (uint16_t)MIN(MAX(share, 1.0), 65535.0);
         draft->nodes[i] = i;
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define SHARE_UNITS 4096 /* shares of a group add up to about this */
+#define ABOUT_EQUAL 1.15 /* rates that differ by no more are taken for the same */
 #define BISECTIONS 6
 #define GROWTH 1.3 /* of a limit that nothing fits */
 
@@ -69,6 +70,15 @@ static void deal(const double *weights, const double *least, const double *most,
     }
 }
 
+void plan_even_out(double *rates, uint32_t n)
+{
+    double high = 0;
+    for (uint32_t i = 0; i < n; i++)
+        high = MAX(high, rates[i]);
+    for (uint32_t i = 0; i < n; i++)
+        rates[i] = rates[i] * ABOUT_EQUAL >= high ? high : rates[i];
+}
+
 bool assign_shares(const struct planner *planner, struct group *group, double portion,
                    const double *less, struct fault *fault)
 {
@@ -99,6 +109,7 @@ bool assign_shares(const struct planner *planner, struct group *group, double po
         *fault = (struct fault){FAULT_MEMORY, UINT32_MAX, shared + n * whole, capacity};
         return false;
     }
+    plan_even_out(weights, n);
     deal(weights, least, most, shares, n);
     for (uint32_t i = 0; i < n; i++)
         group->shards[i].share =

@@ -145,6 +145,10 @@ enum status plan_make(struct plan_result **out, const struct plan_input *input,
                       struct error *error);
 void plan_free(struct plan_result *result); /* NULL allowed */
 
+/* Rates that are about as high as the highest of n become it: measurements of equal machines
+ * differ, and the borders of equal shares lie between heads and blocks. */
+void plan_even_out(double *rates, uint32_t n);
+
 /* Where the units (heads, blocks, rows) of shard i begin, of those of all n shards: the share of
  * those before it, rounded. Shard n begins where the last one ends. */
 uint32_t plan_cut(uint32_t units, const struct plan_shard *shards, uint32_t n, uint32_t i);
