@@ -172,6 +172,8 @@ static enum status write_records(struct records *records, struct error *error)
         keep(records, usage, events, adopted);
         return status;
     }
+    if (adopted != NULL)
+        records->version = -1; /* what this connection writes is no news to it */
     known_keys_free(adopted);
     usage_free(usage);
     free_events(events);
@@ -189,18 +191,23 @@ static void report(struct records *records, enum status status, const struct err
     records->told = status != STATUS_OK ? *error : (struct error){0};
 }
 
+/* Writes first, so that keys of other nodes are among those that are read. A file that cannot be
+ * written may still tell of keys. */
 static void look(struct records *records)
 {
-    struct error error;
+    struct error error, unread;
     struct known_key *keys = NULL;
     bool changed = false;
     enum status status = open_again(records, &error);
-    if (status == STATUS_OK)
-        status = read_changes(records, &keys, &changed, &error);
+    if (status == STATUS_OK) {
+        status = write_records(records, &error);
+        enum status reading =
+            read_changes(records, &keys, &changed, status == STATUS_OK ? &error : &unread);
+        if (status == STATUS_OK)
+            status = reading;
+    }
     if (changed)
         offer(records, keys);
-    if (status == STATUS_OK)
-        status = write_records(records, &error);
     report(records, status, &error);
 }
 

@@ -72,6 +72,8 @@ def check_keys(a, b):
     told = lambda node, given: [m["name"] for n in cluster(node, given)[1]["nodes"] for m in n["models"]]
     other = a.command("key", "create", "bob", "--models", "another").split()[-1]
     wait_for("a key for one model holds", lambda: models(a, other) == 200)
+    wait_for("the other node's key holds beside it", lambda: models(a, again) == 200)
+    check(models(a, again) == 200, "keys of other nodes stay when a node's own file changes")
     check(told(b, again) == ["demo"] and told(a, other) == [], "a key that may not use a model does not see it")
     check(cluster(a, None)[0] == 401, "without a key nobody sees the cluster")
 
