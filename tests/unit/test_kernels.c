@@ -125,6 +125,7 @@ static struct problem problem_open(enum quant_format format, size_t n_cols)
 static void problem_close(struct problem *p)
 {
     free(p->weights);
+    free(p->packed);
     free(p->x);
     free(p->expected);
 }
