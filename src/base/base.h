@@ -222,6 +222,9 @@ struct disk {
 
 enum status disk_query(const char *path, struct disk *out, struct error *error);
 
+/* True where all of it was written; else errno says why. */
+bool file_write_all(int fd, const void *data, size_t size);
+
 /* When a file was last written, in nanoseconds since 1970. */
 struct stat;
 int64_t file_modified_ns(const struct stat *facts);

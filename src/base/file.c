@@ -201,3 +201,17 @@ int64_t file_modified_ns(const struct stat *facts)
 #endif
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
+
+bool file_write_all(int fd, const void *data, size_t size)
+{
+    for (const char *at = data; size > 0;) {
+        ssize_t n = write(fd, at, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        at += n;
+        size -= (size_t)n;
+    }
+    return true;
+}

@@ -118,21 +118,6 @@ enum status secret_path(const char *name, struct buffer *out, struct error *erro
     return status;
 }
 
-static bool write_all(int fd, const char *text)
-{
-    size_t left = strlen(text);
-    while (left > 0) {
-        ssize_t n = write(fd, text, left);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        text += n;
-        left -= (size_t)n;
-    }
-    return true;
-}
-
 enum status secret_write(const char *path, const char *text, struct error *error)
 {
     struct buffer beside = {0};
@@ -140,7 +125,7 @@ enum status secret_write(const char *path, const char *text, struct error *error
         return error_memory(error, strlen(path) + 32);
     unlink(beside.data);
     int fd = open(beside.data, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && write_all(fd, text) && fsync(fd) == 0;
+    bool good = fd >= 0 && file_write_all(fd, text, strlen(text)) && fsync(fd) == 0;
     int reason = errno;
     if (fd >= 0)
         close(fd);

@@ -415,11 +415,12 @@ static size_t fill_segments(struct batch *batch, struct flight *flight)
 {
     size_t n_segments = 0, n_vocab = model_description(batch->engine->model)->n_vocab;
     for (uint32_t i = 0; i < batch->n_running; i++) {
-        const struct stream *stream = batch->running[i];
-        if (stream->flight > 0 || stream->n_step == 0)
+        struct stream *stream = batch->running[i];
+        if (stream->flight > 0)
             continue;
-        flight->n_rows +=
-            scores_prompt(stream) ? stream->n_step : stream->n_step == stream_pending(stream);
+        stream->n_rows = stream->n_step > 0 && stream->n_step == stream_pending(stream);
+        stream->n_scores = scores_prompt(stream) ? stream->n_step - stream->n_rows : 0;
+        flight->n_rows += stream->n_scores + stream->n_rows;
     }
     place_rows(batch, flight);
     float *logits = batch->logits + flight->first_row * n_vocab;
@@ -427,8 +428,6 @@ static size_t fill_segments(struct batch *batch, struct flight *flight)
         struct stream *stream = batch->running[i];
         if (stream->flight > 0)
             continue;
-        stream->n_rows = stream->n_step > 0 && stream->n_step == stream_pending(stream);
-        stream->n_scores = scores_prompt(stream) ? stream->n_step - stream->n_rows : 0;
         stream->scores = logits;
         stream->first_score = sequence_length(stream->sequence) + 1;
         stream->logits = stream->scores + stream->n_scores * n_vocab;

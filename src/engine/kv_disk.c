@@ -142,20 +142,6 @@ static struct header header_of(const struct kv_key *key, const void *data, size_
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
-static bool write_bytes(int fd, const void *data, size_t size)
-{
-    for (const char *at = data; size > 0;) {
-        ssize_t n = write(fd, at, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        at += n;
-        size -= (size_t)n;
-    }
-    return true;
-}
-
 static bool read_bytes(int fd, void *data, size_t size)
 {
     for (char *at = data; size > 0;) {
@@ -326,7 +312,8 @@ static bool write_page(const struct kv_disk *disk, const struct pending *page)
     if (fd < 0)
         return false;
     struct header header = header_of(&page->key, page->data, page->size);
-    bool good = write_bytes(fd, &header, sizeof header) && write_bytes(fd, page->data, page->size);
+    bool good =
+        file_write_all(fd, &header, sizeof header) && file_write_all(fd, page->data, page->size);
     good = close(fd) == 0 && good;
     good = good && renameat(disk->folder, new_name, disk->folder, name) == 0;
     int reason = errno;

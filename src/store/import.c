@@ -17,17 +17,6 @@ static enum status io_fail(struct error *error, const char *verb, const char *pa
     return error_set(error, STATUS_IO, "cannot %s %s: %s", verb, path, strerror(errno));
 }
 
-bool file_write_all(int fd, const void *data, size_t size)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t n = write(fd, (const char *)data + done, size - done);
-        if (n < 0 && errno != EINTR)
-            return false;
-        done += (size_t)MAX(n, 0);
-    }
-    return true;
-}
-
 /* Reads in to its end, into out as well unless that is -1, and gives the digest of what came. */
 static enum status read_through(struct pull *pull, int in, int out, char digest[STORE_DIGEST_BYTES],
                                 struct error *error)

@@ -128,8 +128,6 @@ int url_shown(const char *url);
 /* Appends a path, percent-encoded. */
 bool url_append(struct buffer *url, const char *path);
 
-bool file_write_all(int fd, const void *data, size_t size);
-
 /* A file on its way into the store: its place in partial/, and the lock that lets only one process
  * work on it; the others wait. key names it: "sha256-HEX" where the digest is known. */
 struct partial {
