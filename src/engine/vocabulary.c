@@ -83,7 +83,8 @@ static enum status check_count(const char *key, size_t count, size_t n_tokens, s
 }
 
 static enum status read_tokens(const struct weights *weights, struct arena *arena,
-                               struct tokenizer_config *config, struct error *error)
+                               struct arena *opening, struct tokenizer_config *config,
+                               struct error *error)
 {
     struct view *tokens, *merges;
     float *scores;
@@ -98,7 +99,7 @@ static enum status read_tokens(const struct weights *weights, struct arena *aren
         status =
             weights_i32_array(weights, "tokenizer.ggml.token_type", arena, &types, &n_types, error);
     if (status == STATUS_OK)
-        status = weights_strings(weights, "tokenizer.ggml.merges", arena, &merges,
+        status = weights_strings(weights, "tokenizer.ggml.merges", opening, &merges,
                                  &config->n_merges, error);
     if (status == STATUS_OK)
         status = check_count("tokenizer.ggml.scores", n_scores, config->n_tokens, error);
@@ -122,17 +123,23 @@ enum status engine_tokenizer_open(struct tokenizer **out, struct arena *arena,
         return error_set(error, STATUS_NOT_FOUND,
                          "the file has no tokenizer: tokenizer.ggml.%s is missing",
                          weights_has(weights, "tokenizer.ggml.model") ? "tokens" : "model");
-    enum status status = weights_string(weights, "tokenizer.ggml.model", &config.model, error);
+    struct arena *opening = arena_open(0); /* merges are turned into a table of rules */
+    enum status status = opening == NULL ? error_memory(error, sizeof(struct view)) : STATUS_OK;
+    if (status == STATUS_OK)
+        status = weights_string(weights, "tokenizer.ggml.model", &config.model, error);
     if (status == STATUS_OK)
         status = weights_string(weights, "tokenizer.ggml.pre", &config.pre, error);
     if (status == STATUS_OK)
         status =
             weights_bytes(weights, "tokenizer.ggml.precompiled_charsmap", &config.charsmap, error);
     if (status == STATUS_OK)
-        status = read_tokens(weights, arena, &config, error);
+        status = read_tokens(weights, arena, opening, &config, error);
     if (status == STATUS_OK)
         status = read_ids(weights, &config, error);
     if (status == STATUS_OK)
         status = read_rules(weights, &config, error);
-    return status == STATUS_OK ? tokenizer_open(out, &config, error) : status;
+    if (status == STATUS_OK)
+        status = tokenizer_open(out, &config, error);
+    arena_close(opening);
+    return status;
 }

@@ -148,13 +148,7 @@ static enum status check_config(const struct tokenizer_config *config, struct er
     return check_ids(config, error);
 }
 
-/* ---- Opening: pieces ---- */
-
-/* The alphabet of byte-level BPE (tokenizer_bytes.c): the character of each byte, and back. */
-struct byte_alphabet {
-    uint16_t character[256];
-    int16_t byte[256 + 68]; /* -1: none */
-};
+/* ---- What a token stands for ---- */
 
 static void byte_alphabet_fill(struct byte_alphabet *alphabet)
 {
@@ -186,9 +180,9 @@ static int byte_named(struct view text)
 }
 
 /* Writes what the text of a word stands for, never longer than the text; returns its size. */
-static size_t piece_of_word(const struct tokenizer *t, const struct byte_alphabet *alphabet,
-                            struct view text, char *out)
+static size_t piece_of_word(const struct tokenizer *t, struct view text, char *out)
 {
+    const struct byte_alphabet *alphabet = &t->alphabet;
     size_t size = 0;
     uint32_t code;
     for (size_t at = 0, length; at < text.size; at += length) {
@@ -210,35 +204,7 @@ static size_t piece_of_word(const struct tokenizer *t, const struct byte_alphabe
     return size;
 }
 
-static bool open_pieces(struct tokenizer *t, const struct byte_alphabet *alphabet)
-{
-    const struct tokenizer_config *config = &t->config;
-    size_t total = 0;
-    for (size_t i = 0; i < config->n_tokens; i++)
-        if (!size_add(total, config->tokens[i].size, &total))
-            return false;
-    char *bytes = arena_alloc(t->arena, total + 1);
-    t->pieces = arena_array(t->arena, config->n_tokens, sizeof *t->pieces);
-    if (bytes == NULL || t->pieces == NULL)
-        return false;
-    for (size_t i = 0; i < config->n_tokens; i++) {
-        struct view text = config->tokens[i];
-        enum token_type type = tokenizer_type(t, (int32_t)i);
-        int byte = byte_named(text);
-        size_t size = text.size;
-        if (type == TOKEN_BYTE && byte >= 0) {
-            bytes[0] = (char)byte;
-            size = 1;
-        } else if (type == TOKEN_NORMAL || type == TOKEN_UNUSED) {
-            size = piece_of_word(t, alphabet, text, bytes);
-        } else if (size > 0) {
-            memcpy(bytes, text.data, size);
-        }
-        t->pieces[i] = (struct view){bytes, size};
-        bytes += size;
-    }
-    return true;
-}
+/* ---- Opening ---- */
 
 /* Types for a file that gives none: what its ids and the names of bytes tell. */
 static bool open_types(struct tokenizer *t)
@@ -264,11 +230,11 @@ static bool open_types(struct tokenizer *t)
     return true;
 }
 
-static void open_byte_ids(struct tokenizer *t, const struct byte_alphabet *alphabet)
+static void open_byte_ids(struct tokenizer *t)
 {
     for (int b = 0; b < 256; b++) {
         char text[4];
-        size_t size = utf8_encode(alphabet->character[b], text);
+        size_t size = utf8_encode(t->alphabet.character[b], text);
         t->byte_ids[b] =
             t->kind->byte_level ? tokenizer_word(t, (struct view){text, size}) : TOKEN_NONE;
     }
@@ -415,19 +381,17 @@ static void open_rules(struct tokenizer *t)
 static enum status open_parts(struct tokenizer *t, struct error *error)
 {
     size_t n = t->config.n_tokens;
-    struct byte_alphabet alphabet;
-    byte_alphabet_fill(&alphabet);
+    byte_alphabet_fill(&t->alphabet);
     t->flags = arena_array(t->arena, n, sizeof *t->flags);
     if (t->flags == NULL || !token_index_open(&t->by_text, t->arena, t->config.tokens, n) ||
-        !open_types(t) || !open_pieces(t, &alphabet) ||
-        !tokenizer_open_trie(t, &t->markup, is_markup))
+        !open_types(t) || !tokenizer_open_trie(t, &t->markup, is_markup))
         return error_memory(error, n * sizeof(struct view));
     for (size_t i = 0; i < n; i++)
         if (t->config.tokens[i].size > 0)
             token_index_add(&t->by_text, (int32_t)i);
     open_ids(t);
     open_flags(t);
-    open_byte_ids(t, &alphabet);
+    open_byte_ids(t);
     enum status status = t->kind->open(t, error);
     open_rules(t);
     return status;
@@ -454,6 +418,8 @@ enum status tokenizer_open(struct tokenizer **out, const struct tokenizer_config
         tokenizer_close(t);
         return status;
     }
+    t->config.merges = NULL;
+    t->config.n_merges = 0;
     *out = t;
     return STATUS_OK;
 }
@@ -595,8 +561,16 @@ void tokenizer_piece(const struct tokenizer *t, int32_t id, bool with_special, s
     if (!in_range(t, id))
         return;
     enum token_type type = tokenizer_type(t, id);
-    if (with_special || (type != TOKEN_CONTROL && type != TOKEN_UNKNOWN))
-        buffer_append(out, t->pieces[id].data, t->pieces[id].size);
+    if (!with_special && (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN))
+        return;
+    struct view text = t->config.tokens[id];
+    int byte = type == TOKEN_BYTE ? byte_named(text) : -1;
+    if (byte >= 0)
+        buffer_append(out, &(char){(char)byte}, 1);
+    else if (type != TOKEN_NORMAL && type != TOKEN_UNUSED)
+        buffer_append(out, text.data, text.size);
+    else if (buffer_reserve(out, text.size))
+        out->size += piece_of_word(t, text, out->data + out->size);
 }
 
 /* ---- Streaming ---- */

@@ -20,8 +20,7 @@ struct bytes_state {
     struct merge_rule *rules;
     size_t mask;
     uint64_t seed;
-    bool whole;
-    struct token_index by_piece; /* words by the bytes they stand for; only where whole */
+    bool whole; /* a piece that is a token is taken as it is, whatever the merges say */
 };
 
 static struct merge_rule *rule_slot(const struct bytes_state *state, uint64_t pair)
@@ -97,13 +96,6 @@ static enum status bytes_open(struct tokenizer *t, struct error *error)
     status = splitter_open(&state->splitter, pre, error);
     if (status != STATUS_OK)
         return status;
-    if (state->whole) {
-        if (!token_index_open(&state->by_piece, t->arena, t->pieces, t->config.n_tokens))
-            return error_memory(error, t->config.n_tokens * sizeof(uint32_t));
-        for (size_t i = 0; i < t->config.n_tokens; i++)
-            if (tokenizer_is_word(t, (int32_t)i) && t->pieces[i].size > 0)
-                token_index_add(&state->by_piece, (int32_t)i);
-    }
     return open_rules(t, state, error);
 }
 
@@ -128,7 +120,20 @@ struct bytes_run {
     const struct tokenizer *t;
     struct merge_work work;
     struct token_list *out;
+    struct buffer text; /* of a piece, in the alphabet of bytes */
 };
+
+/* The word that is the whole piece, or TOKEN_NONE. */
+static int32_t whole_piece(struct bytes_run *run, const char *piece, size_t size)
+{
+    if (size > TOKENIZER_MAX_TOKEN_BYTES || !buffer_reserve(&run->text, 2 * size))
+        return TOKEN_NONE;
+    char *text = run->text.data;
+    size_t length = 0;
+    for (size_t i = 0; i < size; i++)
+        length += utf8_encode(run->t->alphabet.character[(uint8_t)piece[i]], text + length);
+    return tokenizer_word(run->t, (struct view){text, length});
+}
 
 /* A byte that the vocabulary has no token for is left out. */
 static bool append_known(struct bytes_run *run, int32_t id)
@@ -144,7 +149,7 @@ static bool bytes_piece(void *context, const char *piece, size_t size)
     if (size == 1)
         return append_known(run, t->byte_ids[(uint8_t)piece[0]]);
     if (state->whole) {
-        int32_t id = token_index_find(&state->by_piece, (struct view){piece, size});
+        int32_t id = whole_piece(run, piece, size);
         if (id != TOKEN_NONE)
             return token_list_append(run->out, id);
     }
@@ -170,6 +175,8 @@ static bool bytes_encode(const struct tokenizer *t, struct view text, bool openi
     bool done = tokenizer_clean(text, &copy, &text) &&
                 splitter_run(state->splitter, text, bytes_piece, &run);
     buffer_free(&copy);
+    done = done && !run.text.failed;
+    buffer_free(&run.text);
     merge_work_free(&run.work);
     return done;
 }

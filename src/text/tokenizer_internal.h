@@ -86,14 +86,20 @@ struct tokenizer_kind {
 extern const struct tokenizer_kind tokenizer_bytes, tokenizer_spm, tokenizer_unigram,
     tokenizer_wordpiece;
 
+/* The alphabet of byte-level BPE (tokenizer_bytes.c): the character of each byte, and back. */
+struct byte_alphabet {
+    uint16_t character[256];
+    int16_t byte[256 + 68]; /* -1: none */
+};
+
 struct tokenizer {
     const struct tokenizer_kind *kind;
     struct tokenizer_config config; /* rules and ids as found */
     struct arena *arena;
     struct token_index by_text;
-    struct view *pieces; /* [n_tokens]: the bytes a token stands for */
-    uint8_t *flags;      /* [n_tokens] of enum token_flags */
-    struct trie markup;  /* control, user-defined and unknown tokens */
+    struct byte_alphabet alphabet;
+    uint8_t *flags;     /* [n_tokens] of enum token_flags */
+    struct trie markup; /* control, user-defined and unknown tokens */
     int32_t byte_ids[256];
     int32_t front, back; /* what frames a text, or TOKEN_NONE */
     void *state;         /* of the kind */
