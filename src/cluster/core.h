@@ -109,7 +109,7 @@ struct cluster_facts {
     uint64_t memory_limit_bytes; /* for models */
     uint64_t memory_other_bytes; /* ... of it, taken by what no reservation covers */
     uint64_t disk_free_bytes;    /* that slices may take */
-    double read_bandwidth;       /* bytes of weights a second */
+    double read_bandwidth;       /* bytes a second, as products of a token may take them */
     double flops;
     uint32_t n_threads;
     double load;  /* 0 to 1 */

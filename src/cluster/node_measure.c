@@ -5,6 +5,7 @@
  * On such a wire the one that asks sends, in frames: PING_COUNT times PING_BYTES, each answered by
  * the same; then BULK_COUNT times BULK_BYTES, of which only the last is answered, by one byte. */
 #include "cluster/node_internal.h"
+#include "plan/plan.h"
 #include "quant/quant.h"
 
 #include <stdio.h>
@@ -19,6 +20,8 @@
 #define READ_BYTES ((size_t)128 << 20) /* more than caches hold */
 #define READ_ROUNDS 4
 #define PEAK_ROUNDS 200000
+#define PRODUCT_FORMAT QUANT_Q4_K /* of most files */
+#define PRODUCT_COLUMNS ((size_t)4096)
 #define LIMIT_MS 20000
 
 /* ---- The one that answers -------------------------------------------------------------------- */
@@ -169,7 +172,10 @@ struct probing {
     struct cluster_node *node;
     unsigned n_threads;
     const uint64_t *data;
-    size_t n; /* numbers */
+    size_t n;                    /* numbers */
+    struct quant_matrix weights; /* the same data */
+    const void *packed;          /* a token's input */
+    float *y;                    /* [weights.n_rows] */
     _Atomic uint64_t sum, products;
     double read_bandwidth, flops;
 };
@@ -196,6 +202,51 @@ static void multiply_some(void *context, unsigned thread, size_t begin, size_t e
         probing->products += quant_peak(QUANT_Q8_0, PEAK_ROUNDS);
 }
 
+static void take_weights(void *context, unsigned thread, size_t begin, size_t end)
+{
+    const struct probing *probing = context;
+    (void)thread;
+    quant_matmul(&probing->weights, quant_packing(PRODUCT_FORMAT, 1), begin, end, probing->packed,
+                 1, probing->y, 0);
+}
+
+/* The best of a few rounds, in bytes a second. */
+static double rate_of(struct probing *probing, struct pool *pool, pool_fn *work, size_t n,
+                      size_t bytes)
+{
+    double best = 0;
+    for (int i = 0; i < READ_ROUNDS; i++) {
+        uint64_t begin_ns = clock_now_ns();
+        pool_run(pool, work, probing, n, n / pool_threads(pool) + 1);
+        best = MAX(best, (double)bytes * 1e9 / (double)(clock_now_ns() - begin_ns + 1));
+    }
+    return best;
+}
+
+/* How fast the products of one token take weights. */
+static double product_rate(struct probing *probing, struct pool *pool)
+{
+    enum quant_packing packing = quant_packing(PRODUCT_FORMAT, 1);
+    size_t row_bytes = quant_row_bytes(PRODUCT_FORMAT, PRODUCT_COLUMNS);
+    size_t n_rows = READ_BYTES / row_bytes;
+    float *x = calloc(PRODUCT_COLUMNS, sizeof *x), *y = calloc(n_rows, sizeof *y);
+    void *packed = pages_alloc(quant_packed_bytes(packing, PRODUCT_COLUMNS));
+    double rate = 0;
+    if (x != NULL && y != NULL && packed != NULL) {
+        quant_pack(packing, x, PRODUCT_COLUMNS, packed, 0, 1);
+        probing->weights = (struct quant_matrix){PRODUCT_FORMAT, probing->data, row_bytes, n_rows,
+                                                 PRODUCT_COLUMNS};
+        probing->packed = packed;
+        probing->y = y;
+        rate = rate_of(probing, pool, take_weights, n_rows, n_rows * row_bytes);
+    }
+    pages_free(packed, quant_packed_bytes(packing, PRODUCT_COLUMNS));
+    free(x);
+    free(y);
+    return rate;
+}
+
+/* A slow instruction set takes weights slower than memory gives them. */
 static void probe_with(struct probing *probing, struct pool *pool)
 {
     uint64_t *data = pages_alloc(READ_BYTES);
@@ -203,12 +254,9 @@ static void probe_with(struct probing *probing, struct pool *pool)
         memset(data, 1, READ_BYTES);
         probing->data = data;
         probing->n = READ_BYTES / sizeof *data;
-        for (int i = 0; i < READ_ROUNDS; i++) {
-            uint64_t begin_ns = clock_now_ns();
-            pool_run(pool, read_some, probing, probing->n, probing->n / pool_threads(pool) + 1);
-            double rate = (double)READ_BYTES * 1e9 / (double)(clock_now_ns() - begin_ns + 1);
-            probing->read_bandwidth = MAX(probing->read_bandwidth, rate);
-        }
+        double reading = rate_of(probing, pool, read_some, probing->n, READ_BYTES);
+        double products = product_rate(probing, pool) / PLAN_DECODE_SHARE;
+        probing->read_bandwidth = products > 0 ? MIN(reading, products) : reading;
         pages_free(data, READ_BYTES);
     }
     uint64_t begin_ns = clock_now_ns();

@@ -6,9 +6,6 @@
 
 /* ---- Constants: what machines reach of what they could, and what is kept free ---------------- */
 
-/* Of plain reading: products of one token with mapped weights. Measured with this program's CPU
- * kernels: 0.72 to 0.88, by format and size. */
-#define DECODE_SHARE 0.82
 /* Of a memory's nominal bandwidth: plain reading. With the above 0.66 of it, where published single
  * machines reach 0.55 to 0.77. */
 #define NOMINAL_SHARE 0.80

@@ -173,7 +173,7 @@ double part_time(const struct planner *planner, const struct part *part, uint32_
     double flops = (part->flops + part->expert_flops) * batch.n;
     if (part->expert_bytes > 0)
         bytes += part->expert_bytes * MIN(batch.touched * expert_imbalance(planner, n_shards), 1);
-    double reading = bytes / (facts->read_rate * DECODE_SHARE);
+    double reading = bytes / (facts->read_rate * PLAN_DECODE_SHARE);
     double computing = facts->flops > 0 ? flops / (facts->flops * PRODUCT_SHARE) : 0;
     return MAX(reading, computing) + part->n_layers * facts->layer_overhead_s;
 }
@@ -194,7 +194,7 @@ static double prefill_time(const struct planner *planner, const struct part *par
     double flops = part->flops + part->expert_flops / EXPERT_SHARE + part->context_flops * seen;
     double bytes = part->bytes + part->expert_bytes * touched(planner->in->model, n);
     double computing = facts->flops > 0 ? n * flops / (facts->flops * PRODUCT_SHARE) : 0;
-    return MAX(bytes / (facts->read_rate * DECODE_SHARE), computing) +
+    return MAX(bytes / (facts->read_rate * PLAN_DECODE_SHARE), computing) +
            part->n_layers * facts->layer_overhead_s;
 }
 
