@@ -1,6 +1,7 @@
 /* A model over several ranks: quantised weights cut at and beside their blocks, shared pages, steps
  * under way, ranks that are lost, placements that do not fit. */
 #include "fake_comm.h"
+#include "../support/slow.h"
 #include "tiny_model.h"
 
 #include <setjmp.h>
@@ -215,7 +216,7 @@ static void test_ranks_formats(void **state)
          {QUANT_Q4_K, QUANT_Q4_K, 256, 8, 2, 0, 4, 256, false}},
         {"whole experts", "1:1:1", {QUANT_Q4_K, QUANT_Q4_K, 256, 8, 4, 0, 5, 256, false}},
     };
-    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i += (size_t)test_every())
         check_shape(&cases[i].shape, cases[i].placement, cases[i].name);
 }
 
@@ -306,7 +307,7 @@ static void test_ranks_slice_files(void **state)
         {"2:3+1", {QUANT_Q4_K, QUANT_Q4_K, 256, 8, 2, 0, 4, 256, false}},
         {"1:1:1", {QUANT_Q4_K, QUANT_Q4_K, 256, 8, 4, 0, 5, 256, true}},
     };
-    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i += (size_t)test_every())
         check_slices(&cases[i].shape, cases[i].placement);
 }
 

@@ -3,6 +3,7 @@
 #include "../support/tokenizer_vocabularies.h"
 #include "engine/scheduler_internal.h"
 #include "fake_comm.h"
+#include "../support/slow.h"
 #include "tiny_model.h"
 
 #include <pthread.h>
@@ -957,7 +958,7 @@ int main(void)
         cmocka_unit_test(test_scheduler_drafts),  cmocka_unit_test(test_scheduler_cost),
     };
     /* Where all takes a hundred times longer, the way with most threads is enough. */
-    bool slow = getenv("CONSORT_TEST_SLOW") != NULL;
+    bool slow = test_is_slow();
     int failed = slow ? 0 : cmocka_run_group_tests_name("scheduler", tests, NULL, NULL);
     placement_text = "1:1";
     if (!slow)

@@ -1,6 +1,7 @@
 /* Drafts: where they come from, when they pay, and that they never change a text. */
 #include "engine/speculate.h"
 #include "tiny_engine.h"
+#include "../support/slow.h"
 #include "tiny_model.h"
 
 #include <setjmp.h>
@@ -322,7 +323,7 @@ static void test_speculate_same_text(void **state)
         expect_same(&expected, &found);
         n_accepted += session_drafted(drafting.session).accepted;
 
-        for (int wrong_of_4 = 0; wrong_of_4 <= 4; wrong_of_4++) {
+        for (int wrong_of_4 = 0; wrong_of_4 <= 4; wrong_of_4 += test_every()) {
             struct replay known = {&expected, N_PROMPT, wrong_of_4};
             session_speculation(drafting.session)->propose = replay;
             session_speculation(drafting.session)->context = &known;
@@ -370,7 +371,8 @@ static void test_speculate_grammar(void **state)
         begin_within(plain.session, prompt, N_PROMPT, sampling, grammar);
         answer(plain.session, N_ANSWER, &expected);
         n_ended += expected.end != STATUS_OK;
-        for (int wrong_of_4 = -1; wrong_of_4 <= 4; wrong_of_4++) { /* -1: drafts of its own */
+        /* -1: drafts of its own */
+        for (int wrong_of_4 = -1; wrong_of_4 <= 4; wrong_of_4 += test_every()) {
             struct replay known = {&expected, N_PROMPT, wrong_of_4};
             session_speculation(drafting.session)->propose = wrong_of_4 < 0 ? NULL : replay;
             session_speculation(drafting.session)->context = &known;
