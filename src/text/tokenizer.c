@@ -569,8 +569,10 @@ void tokenizer_piece(const struct tokenizer *t, int32_t id, bool with_special, s
         buffer_append(out, &(char){(char)byte}, 1);
     else if (type != TOKEN_NORMAL && type != TOKEN_UNUSED)
         buffer_append(out, text.data, text.size);
-    else if (buffer_reserve(out, text.size))
+    else if (buffer_reserve(out, text.size)) {
         out->size += piece_of_word(t, text, out->data + out->size);
+        out->data[out->size] = '\0';
+    }
 }
 
 /* ---- Streaming ---- */

@@ -375,6 +375,9 @@ static void test_tokenizer_pieces(void **state)
     tokenizer_piece(t, -5, true, &out);
     tokenizer_piece(t, INT32_MAX, true, &out);
     assert_string_equal(out.data, " hello\xe2<|begin|>[tool]");
+    buffer_clear(&out); /* but for its first byte it holds the old text */
+    tokenizer_piece(t, tokenizer_find(t, view_of(G "hello")), false, &out);
+    assert_string_equal(out.data, " hello");
     tokenizer_close(t);
     buffer_clear(&out);
     small_spm(&v);
