@@ -5,7 +5,8 @@
  *
  * A line a format and instruction set: the relative difference to the scalar kernels, then for each
  * number of inputs GB/s of weights, its share of the read rate, and billions of products a second.
- * Where the CPU has a matrix unit, a line more: billions of products a second of the panels, and
+ * The same for one input where only the first half of each row is read, as a rank does that takes its
+ * columns out of a whole file (apart). Where the CPU has a matrix unit, a line more: billions of products a second of the panels, and
  * their share of a bare loop of its products.
  */
 #include "quant/kernels.h"
@@ -126,7 +127,15 @@ static void measure(const struct kernel_set *set, const struct weights *m, struc
         printf(" | %6.2f %3.0f%% %6.1f %3.0f%%", best, best / read * 100, products,
                products / limit * 100);
     }
-    printf("\n");
+    struct quant_matrix half = m->w;
+    half.n_cols = N_COLS / 2;
+    double apart = 0;
+    for (int repeat = 0; repeat < REPEATS; repeat++) {
+        double start = now();
+        set->matmul[half.format](&half, 0, n_rows, b->packed, 1, b->y, n_rows);
+        apart = fmax(apart, (double)(n_rows * half.row_bytes / 2) / (now() - start) * 1e-9);
+    }
+    printf(" | apart %.2f\n", apart);
     fflush(stdout);
 }
 

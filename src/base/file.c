@@ -64,6 +64,14 @@ void file_map_bring(const uint8_t *data, size_t size)
         (void)*(const volatile uint8_t *)(data - before + i);
 }
 
+void file_map_release(const uint8_t *data, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data;
+    uintptr_t first = (begin + page - 1) / page * page, end = (begin + size) / page * page;
+    if (first < end)
+        madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 enum status file_read(const char *path, size_t limit_bytes, struct buffer *out, struct error *error)
 {
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");

@@ -35,7 +35,8 @@ static void read_range(struct prefetch *prefetch, const struct weights_tensor *t
         file_map_bring((const uint8_t *)tensor->data + begin, MIN(STEP_BYTES, size - begin));
 }
 
-/* Rows of the second matrix on lie apart, and are read with what lies between. */
+/* Rows of the second matrix on lie apart, and are read with what lies between. Columns are not: the
+ * model takes them out at once. */
 static void read_tensor(struct prefetch *prefetch, size_t index)
 {
     const struct weights_tensor *tensor = &prefetch->weights->tensors[index];
@@ -44,7 +45,8 @@ static void read_tensor(struct prefetch *prefetch, size_t index)
     if (cut == NULL || (cut->needed && cut->n == 0))
         read_range(prefetch, tensor);
     for (uint32_t s = 0; cut != NULL && cut->needed && s < cut->n; s++)
-        if (weights_part(tensor, cut->dim, cut->spans[s], &part))
+        if (weights_part(tensor, cut->dim, cut->spans[s], &part) &&
+            part.row_bytes == quant_row_bytes(part.format, part.shape[0]))
             read_range(prefetch, &part);
 }
 
