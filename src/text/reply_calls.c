@@ -66,6 +66,8 @@ static bool add_object(struct reply_calls *calls, const json_t *object)
     if (json_is_object(inner))
         object = inner;
     const char *name = json_string_value(json_object_get(object, "name"));
+    if (name == NULL)
+        name = json_string_value(json_object_get(object, "tool_name"));
     json_t *arguments = json_object_get(object, "arguments");
     if (arguments == NULL)
         arguments = json_object_get(object, "parameters");
