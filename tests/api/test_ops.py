@@ -144,6 +144,29 @@ def check_held(copy, least):
     live.stop()
 
 
+def check_queue():
+    """Who comes when the queue is full is told when to come again, before a stream begins, and in the API's format."""
+    live = server.Server("--parallel", 1, "--queue", 2)
+    long = json.dumps({"model": "demo", "prompt": "consort is", "max_tokens": 400, "ignore_eos": True})
+    shapes = {"/v1/chat/completions": lambda body: body["error"]["type"] == "server_error",
+              "/v1/messages": lambda body: body["type"] == "error" and body["error"]["type"] == "overloaded_error",
+              "/api/chat": lambda body: isinstance(body["error"], str)}
+    for path, fits in shapes.items():
+        for stream in (False, True):
+            status, deadline = 200, time.monotonic() + tap.TIMEOUT_S
+            while status == 200 and time.monotonic() < deadline:
+                before = [live.connect() for _ in range(20)]
+                for connection in before:
+                    connection.request("POST", "/v1/completions", long, {"Content-Type": "application/json"})
+                status, headers, body = live.request("POST", path, {
+                    "model": "demo", "stream": stream, "max_tokens": 3, "messages": [{"role": "user", "content": "a"}]})
+                for connection in before:
+                    connection.close()
+            check(status == 503 and int(headers["Retry-After"]) > 0 and fits(json.loads(body)),
+                  f"{path}: the queue is full, stream {stream}", body)
+    live.stop()
+
+
 def check_too_large(copy, least):
     live = server.Server("--memory", kib(0.6 * least), models=(f"demo={server.DEMO}", f"copy={copy}"))
     status, headers, body = ask(live, "demo")
@@ -348,6 +371,7 @@ def main():
         least = least_mib()
         for part in (check_room_for_both, check_room_for_one, check_in_use, check_held, check_too_large):
             part(copy, least)
+        check_queue()
         check_control(folder)
         check_awake(folder)
         check_config(folder)
