@@ -25,7 +25,8 @@ static const struct field completion_fields[] = {
 };
 
 /* Fields that would change the answer, but that nothing here can do. */
-static const char *const refused[] = {"audio", "modalities", "prediction", "web_search_options"};
+static const char *const refused[] = {"audio", "prediction", "web_search_options", "function_call",
+                                      "functions"};
 
 struct view text_of(const json_t *string)
 {
@@ -191,9 +192,26 @@ enum status read_variables(struct api_call *call, struct api_error *error)
     return kept ? STATUS_OK : api_out_of_memory(error);
 }
 
+/* Fields whose usual value asks for nothing that is not done anyway. */
+static enum status read_usual(const struct api_call *call, struct api_error *error)
+{
+    const json_t *modalities = json_object_get(call->body, "modalities");
+    const json_t *verbosity = json_object_get(call->body, "verbosity");
+    for (size_t i = 0; i < json_array_size(modalities); i++) {
+        const char *word = json_string_value(json_array_get(modalities, i));
+        if (word == NULL || strcmp(word, "text") != 0)
+            return api_invalid(error, "modalities", "modalities can only be [\"text\"]");
+    }
+    if (json_is_string(verbosity) && strcmp(json_string_value(verbosity), "medium") != 0)
+        return api_invalid(error, "verbosity", "verbosity is not supported: ask for it in words");
+    return STATUS_OK;
+}
+
 static enum status read_chat(struct api_call *call, struct api_error *error)
 {
-    enum status status = read_messages(call, json_object_get(call->body, "messages"), error);
+    enum status status = read_usual(call, error);
+    if (status == STATUS_OK)
+        status = read_messages(call, json_object_get(call->body, "messages"), error);
     if (status == STATUS_OK)
         status = read_fields(call, call->body, chat_fields, ARRAY_COUNT(chat_fields), error);
     if (status == STATUS_OK)
@@ -299,6 +317,10 @@ static enum status read_completion(struct api_call *call, struct api_error *erro
             return api_invalid(error, "logprobs", "logprobs must be a whole number from 0 to %d",
                                API_MAX_TOP_LOGPROBS);
     }
+    const json_t *best_of = json_object_get(call->body, "best_of");
+    if (json_is_number(best_of) && json_number_value(best_of) > call->n_choices)
+        return api_invalid(error, "best_of",
+                           "best_of cannot be more than n: all answers are given");
     const char *suffix;
     enum status status = read_string(call->body, "suffix", &suffix, error);
     if (status == STATUS_OK)

@@ -176,17 +176,21 @@ static void refuse(struct connection *c)
 {
     struct http_exchange *exchange = c->exchange;
     const struct http_request *request = &exchange->request;
-    char body[320];
-    int size = snprintf(body, sizeof body,
-                        "{\"error\":{\"message\":\"%s\",\"type\":\"invalid_request_error\","
-                        "\"param\":null,\"code\":null}}",
-                        request->error_text);
+    const struct http_options *options = &c->server->options;
+    struct buffer body = {0};
+    if (options->refusal != NULL)
+        options->refusal(options->context, exchange, request->error_status, request->error_text,
+                         &body);
+    else
+        buffer_printf(&body, "{\"error\":{\"message\":\"%s\"}}", request->error_text);
     static const struct http_field retry[] = {{"Retry-After", "1"}, {NULL, NULL}};
     c->state = CONNECTION_ANSWERING;
     exchange->close = true;
     exchange->head_only = view_equal(http_method(exchange), view_of("HEAD"));
     http_reply(exchange, request->error_status, "application/json",
-               (struct view){body, (size_t)size}, request->error_status == 503 ? retry : NULL);
+               (struct view){body.size > 0 ? body.data : "", body.size},
+               request->error_status == 503 ? retry : NULL);
+    buffer_free(&body);
 }
 
 static void call_handler(struct connection *c)

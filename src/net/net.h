@@ -328,9 +328,8 @@ size_t net_multicast_joined(const struct net_multicast *multicast);
 
 /* HTTP/1.1 and 1.0 (RFC 9110, RFC 9112): keep-alive, pipelining, chunked bodies, Expect:
  * 100-continue, TLS 1.2 and 1.3. What breaks the protocol or a limit is answered here, with status
- * 400, 408, 411, 413, 414, 417, 431, 501, 503 or 505, a JSON body
- * {"error":{"message":...,"type":"invalid_request_error","param":null,"code":null}}, and the end of
- * the connection; the handler never sees it. Methods and paths are left to the handler. */
+ * 400, 408, 411, 413, 414, 417, 431, 501, 503 or 505, a JSON body, and the end of the connection;
+ * the handler never sees it. Methods and paths are left to the handler. */
 struct http_server;
 
 /* One request and its answer. The handler is called when the whole request is there, and ends the
@@ -342,8 +341,14 @@ struct http_exchange;
 
 typedef void http_handler(void *context, struct http_exchange *exchange);
 
+/* Appends the JSON body that goes with a status and a sentence. The path is "/" where the request
+ * broke off before it. */
+typedef void http_refusal(void *context, const struct http_exchange *exchange, int status,
+                          const char *text, struct buffer *body);
+
 struct http_options {
     http_handler *handler;
+    http_refusal *refusal; /* NULL: {"error":{"message":TEXT}} */
     void *context;
     /* Limits; 0 is the default. */
     size_t header_bytes;      /* request line and header fields: 64 KiB; the line alone: 16 KiB */

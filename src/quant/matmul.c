@@ -1,6 +1,7 @@
 /* The choice of kernels, and the public functions that call them. */
 #include "quant/kernels.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +22,10 @@ static const struct isa {
     {"scalar", &kernels_scalar, NULL},
 };
 
-/* Written by quant_init alone, before any thread computes. */
+/* Written once, under the mutex, by the first quant_init; read by who has called it. */
 static const struct isa *chosen = &isas[ARRAY_COUNT(isas) - 1];
 static bool initialised;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static bool can_run(const struct isa *isa)
 {
@@ -66,10 +68,9 @@ const struct kernel_set *kernels_find(const char *name, struct error *error)
     return isa != NULL ? isa->kernels : NULL;
 }
 
-enum status quant_init(struct error *error)
+/* Under the mutex. */
+static enum status choose_isa(struct error *error)
 {
-    if (initialised)
-        return STATUS_OK;
     const char *forced = getenv("CONSORT_ISA");
     const struct isa *isa = NULL;
     if (forced != NULL && forced[0] != '\0') {
@@ -84,6 +85,14 @@ enum status quant_init(struct error *error)
     chosen = isa;
     initialised = true;
     return STATUS_OK;
+}
+
+enum status quant_init(struct error *error)
+{
+    pthread_mutex_lock(&mutex);
+    enum status status = initialised ? STATUS_OK : choose_isa(error);
+    pthread_mutex_unlock(&mutex);
+    return status;
 }
 
 const char *quant_isa(void)

@@ -65,7 +65,8 @@ void quant_encode(enum quant_format format, const float *src, void *dst, size_t 
 /* ---- Products -------------------------------------------------------------------------------- */
 
 /* Chooses the kernels: the best set that CPU and system allow, or the one CONSORT_ISA names
- * (scalar, avx2, avx512, amx, neon). Call once before any product; later calls change nothing.
+ * (scalar, avx2, avx512, amx, neon). Call before any product, from any thread; once one call has
+ * succeeded, others change nothing.
  * Fails when CONSORT_ISA names a set that is unknown or that this machine cannot run. */
 enum status quant_init(struct error *error);
 const char *quant_isa(void); /* the name of the chosen set */

@@ -272,6 +272,9 @@ static struct expression *other_pair(struct schema *schema, const json_t *value)
     }
     if (json_is_false(others) || (others == NULL && named))
         return NULL;
+    if (schema->closed && others == NULL && names == NULL &&
+        json_object_get(value, "minProperties") == NULL)
+        return NULL;
     if (names != NULL) {
         if (named)
             schema_fail(schema, "propertyNames", "beside properties it cannot be enforced");
@@ -296,7 +299,8 @@ static struct expression *map(struct schema *schema, struct expression *others, 
                               uint32_t max)
 {
     if (others == NULL)
-        return bracketed(schema, "{", nothing(schema), "}");
+        return min > 0 ? expression_list(schema->rules, EXPRESSION_CHOICE) /* impossible */
+                       : bracketed(schema, "{", nothing(schema), "}");
     if (min > 1)
         schema_fail(schema, "minProperties",
                     "more than 1 cannot be enforced: a name may come twice");

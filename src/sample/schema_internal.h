@@ -39,6 +39,7 @@ struct schema {
     unsigned depth;
     bool failed;
     bool bare;   /* strings are not within JSON: without quotes and escapes, and without < */
+    bool closed; /* objects that name no properties have none */
     bool tagged; /* strings within JSON have < as an escape alone */
     uint32_t shared[SCHEMA_N_RULES];
     struct schema_reference {

@@ -12,7 +12,7 @@
 #include <time.h>
 
 #define HOLD_HEADERS_MS 5000 /* an error that comes sooner gets its own status code */
-#define PING_MS 10000        /* at most this long without a byte */
+#define PING_MS 9000         /* at most this long without a byte; with delays under 10 s */
 
 struct generation_choice {
     struct generation *generation;
@@ -185,9 +185,10 @@ static void keep_open(void *context)
     struct generation *generation = context;
     generation->timer = NULL;
     uint64_t silent_ms = (clock_now_ns() - generation->written_ns) / 1000000;
-    if (!generation->streaming || silent_ms >= PING_MS)
+    bool due = !generation->streaming || silent_ms >= PING_MS;
+    if (due)
         write_stream(generation, view_of(generation->call->format->ping));
-    set_timer(generation, PING_MS);
+    set_timer(generation, due ? PING_MS : PING_MS - silent_ms);
 }
 
 static void post_work(struct generation *generation, net_fn *fn);
@@ -761,8 +762,6 @@ static void model_is_ready(void *context, const struct api_error *failure)
         end_early(generation, &told);
     } else if (generation->exchange != NULL) {
         generation->answer->load_ns = clock_now_ns() - generation->begin_ns;
-        if (call->stream)
-            set_timer(generation, HOLD_HEADERS_MS);
         post_work(generation, submit);
     }
     let_go_here(generation);
@@ -826,6 +825,8 @@ static void call_is_read(void *context)
         post_work(generation, show);
     } else {
         http_body_free(generation->exchange);
+        if (generation->call->stream)
+            set_timer(generation, HOLD_HEADERS_MS);
         hold(generation);
         models_acquire(generation->model, model_is_ready, generation);
     }

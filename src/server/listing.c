@@ -1,6 +1,7 @@
 /* What is said of models without asking them, in the forms of Ollama and llama-server. */
 #include "server/server_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,9 +48,20 @@ static json_t *details(const struct model_facts *facts)
                      "quantization_level", facts->format != NULL ? facts->format : "");
 }
 
+/* What stands for the digest of a file that is not in the store: reading all of it would take long,
+ * but Ollama's programs count on 64 digits. Other for another file. */
+static void put_mark(const char *path, const struct stat *file, struct buffer *out)
+{
+    uint64_t mark = (uint64_t)file->st_size;
+    for (const char *c = path; *c != '\0'; c++)
+        mark = rng_u64(mark, (unsigned char)*c, 0);
+    for (uint32_t i = 1; i <= 4; i++)
+        buffer_printf(out, "%016" PRIx64, rng_u64(mark, (uint64_t)file->st_mtime, i));
+}
+
 static json_t *describe(const struct served_model *model)
 {
-    struct stat file;
+    struct stat file = {0};
     const struct store_model *stored = model->stored;
     bool open = model->state == MODEL_OPEN;
     struct model_facts facts =
@@ -61,18 +73,22 @@ static json_t *describe(const struct served_model *model)
         modified_s = (int64_t)file.st_mtime;
         size_bytes = (uint64_t)file.st_size;
     }
-    struct buffer name = {0}, modified = {0};
+    struct buffer name = {0}, modified = {0}, mark = {0};
     put_name(model, &name);
     api_put_time(&modified, modified_s);
-    json_t *entry =
-        json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", name.data, "model", name.data,
-                  "modified_at", modified.data, "size", (json_int_t)size_bytes, "digest",
-                  stored != NULL ? stored->digest : "", "details", details(&facts));
+    put_mark(model->path != NULL ? model->path : "", &file, &mark);
+    const char *digest = stored != NULL             ? stored->digest
+                         : model->digest[0] != '\0' ? model->digest
+                                                    : mark.data;
+    json_t *entry = json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", name.data, "model",
+                              name.data, "modified_at", modified.data, "size",
+                              (json_int_t)size_bytes, "digest", digest, "details", details(&facts));
     if (open)
         json_object_set_new(entry, "context_length",
                             json_integer((json_int_t)model_n_ctx(model->engine->model)));
     buffer_free(&name);
     buffer_free(&modified);
+    buffer_free(&mark);
     return entry;
 }
 

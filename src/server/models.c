@@ -221,6 +221,9 @@ static void wait_for_memory(struct served_model *model)
     leave_line(model, &error);
 }
 
+/* When to ask again for what does not fit: others may leave the machine's memory, but not soon. */
+#define TOO_LARGE_S 300
+
 static void refuse_opening(struct served_model *model, const struct error *reason)
 {
     struct api_error error;
@@ -228,6 +231,7 @@ static void refuse_opening(struct served_model *model, const struct error *reaso
     model->too_large = reason->code == STATUS_MEMORY;
     if (model->too_large) {
         char limit[32];
+        error.retry_after_s = TOO_LARGE_S;
         snprintf(error.text, sizeof error.text,
                  "%.100s does not fit in memory: %s. This server may use %s (--memory)",
                  model->name, reason->text, size_text(limit, (double)model->server->memory_limit));

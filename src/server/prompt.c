@@ -19,6 +19,25 @@ static void rename_developer(const struct engine *engine, json_t *messages)
     }
 }
 
+/* A template that wants the reasoning that led to a call as its plan, Cohere's, has it. */
+static void add_plans(const struct engine *engine, json_t *messages)
+{
+    json_t *message;
+    size_t i;
+    if (!view_contains(engine->template_source, "tool_plan"))
+        return;
+    json_array_foreach(messages, i, message)
+    {
+        json_t *plan = json_object_get(message, "reasoning_content");
+        if (json_string_length(plan) == 0)
+            plan = json_object_get(message, "content");
+        if (json_array_size(json_object_get(message, "tool_calls")) > 0 &&
+            json_object_get(message, "tool_plan") == NULL)
+            json_object_set_new(message, "tool_plan",
+                                json_is_string(plan) ? json_incref(plan) : json_string(""));
+    }
+}
+
 static bool is_system(const json_t *message)
 {
     const char *role = json_string_value(json_object_get(message, "role"));
@@ -81,6 +100,7 @@ enum status prompt_render(const struct engine *engine, const struct api_call *ca
     if (status != STATUS_OK)
         return status;
     rename_developer(engine, call->messages);
+    add_plans(engine, call->messages);
     if (prompt_continues(call))
         return render_begun(engine, call, out, error);
     status = engine_render(engine, call->messages, call->variables, out, error);

@@ -48,6 +48,17 @@ void reply_json(struct http_exchange *exchange, int status, struct view body)
     http_reply(exchange, status, "application/json", body, NULL);
 }
 
+/* What the HTTP server refuses by itself has the format of the API that was asked for. */
+static void refuse_request(void *context, const struct http_exchange *exchange, int status,
+                           const char *text, struct buffer *body)
+{
+    struct api_error error = {.http_status = status,
+                              .type = status < 500 ? "invalid_request_error" : "server_error"};
+    (void)context;
+    snprintf(error.text, sizeof error.text, "%s", text);
+    api_format_of(http_path(exchange))->error(&error, false, body);
+}
+
 void reply_error(struct server *server, struct http_exchange *exchange,
                  const struct api_format *format, const struct api_error *error)
 {
@@ -335,13 +346,12 @@ static void not_found(struct server *server, struct http_exchange *exchange, boo
 static void get_model(struct server *server, struct http_exchange *exchange, struct view name)
 {
     struct api_error error;
-    const struct served_model *model = NULL;
-    shelf_refresh(server);
-    for (size_t i = 0; i < server->n_models && model == NULL; i++)
-        if (!server->models[i].gone && view_equal(name, view_of(server->models[i].name)))
-            model = &server->models[i];
+    struct buffer asked = {0};
+    buffer_append(&asked, name.data, name.size);
+    const struct served_model *model = asked.size > 0 ? models_find(server, asked.data) : NULL;
     if (model == NULL) {
-        not_found(server, exchange, false);
+        models_unknown(server, exchange, asked.size > 0 ? asked.data : "", &error);
+        reply_error(server, exchange, NULL, &error);
     } else if (!gateway_allows(exchange, model->name)) {
         gateway_forbid(exchange, model->name, &error);
         reply_error(server, exchange, NULL, &error);
@@ -351,6 +361,19 @@ static void get_model(struct server *server, struct http_exchange *exchange, str
         reply_json(exchange, 200, (struct view){body.data, body.size});
         buffer_free(&body);
     }
+    buffer_free(&asked);
+}
+
+/* What stands behind /v1/models/, or /models/; empty for other paths. */
+static struct view model_of_path(struct view path)
+{
+    static const char *const prefixes[] = {"/v1/models/", "/models/"};
+    for (size_t i = 0; i < ARRAY_COUNT(prefixes); i++) {
+        size_t n = strlen(prefixes[i]);
+        if (path.size > n && memcmp(path.data, prefixes[i], n) == 0)
+            return (struct view){path.data + n, path.size - n};
+    }
+    return (struct view){"", 0};
 }
 
 static void handle(void *context, struct http_exchange *exchange)
@@ -358,7 +381,6 @@ static void handle(void *context, struct http_exchange *exchange)
     struct server *server = context;
     struct api_error error;
     struct view method = http_method(exchange), path = http_path(exchange);
-    static const char model_path[] = "/v1/models/";
     const struct route *route = NULL;
     bool wrong_method = false,
          get = view_equal(method, view_of("GET")) || view_equal(method, view_of("HEAD"));
@@ -372,14 +394,14 @@ static void handle(void *context, struct http_exchange *exchange)
             route = &routes[i];
         wrong_method = true;
     }
-    size_t prefix = strlen(model_path);
+    struct view model = model_of_path(path);
     if (needs_key(path) && !control_holds(server, exchange) &&
         !gateway_admit(server->gateway, exchange, &error))
         reply_error(server, exchange, NULL, &error);
     else if (route != NULL)
         route->handler(server, exchange);
-    else if (get && path.size > prefix && memcmp(path.data, model_path, prefix) == 0)
-        get_model(server, exchange, (struct view){path.data + prefix, path.size - prefix});
+    else if (get && model.size > 0)
+        get_model(server, exchange, model);
     else if (!response_told(server, exchange))
         not_found(server, exchange, wrong_method);
 }
@@ -515,6 +537,7 @@ static enum status open_network(struct server *server, struct error *error)
 {
     struct http_options http = {
         .handler = handle,
+        .refusal = refuse_request,
         .context = server,
         .body_bytes = BODY_BYTES,
         .tls_certificate = server->options.tls_certificate,

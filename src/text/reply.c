@@ -17,6 +17,7 @@ struct reply_format {
     bool control;   /* the marks are control tokens */
     bool harmony;   /* channels, gpt-oss */
     bool bare_json; /* a reply that begins with { may be a call */
+    bool framed;    /* an answer stands between marks too */
 };
 
 static const struct reply_format formats[] = {
@@ -65,6 +66,15 @@ static const struct reply_format formats[] = {
      .call = "<tool_call>",
      .call_end = "</tool_call>",
      .read = reply_read_json},
+    {.name = "command",
+     .detect = {"<|START_ACTION|>"},
+     .think = "<|START_THINKING|>",
+     .think_end = "<|END_THINKING|>",
+     .call = "<|START_ACTION|>",
+     .call_end = "<|END_ACTION|>",
+     .read = reply_read_json,
+     .control = true,
+     .framed = true},
     {.name = "mistral",
      .detect = {"[TOOL_CALLS]"},
      .think = "[THINK]",
@@ -91,6 +101,16 @@ static const struct reply_format formats[] = {
 static const char *const wrappers[] = {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
                                        "<|tool_calls_section_begin|>",
                                        "<|tool_calls_section_end|>"};
+
+/* Around an answer: Command R7B's, and those of later models. */
+static const char *const frames[] = {"<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>",
+                                     "<|END_TEXT|>"};
+
+#define COMMAND_CALLS                                                                              \
+    .mark = "<|START_ACTION|>", .open = "<|START_ACTION|>[\n",                                     \
+    .prefix = "    {\"tool_call_id\": \"#\", \"tool_name\": \"",                                   \
+    .middle = "\", \"parameters\": ", .suffix = "}", .separator = ",\n",                           \
+    .close = "\n]<|END_ACTION|>"
 
 const struct reply_format *reply_format_of(struct view chat_template)
 {
@@ -137,10 +157,9 @@ static const struct {
      {.mark = "<|tool_calls_section_begin|>",
       .open = "<|tool_calls_section_begin|>",
       .prefix = "<|tool_call_begin|>functions.",
-      .middle = ":0<|tool_call_argument_begin|>",
+      .middle = ":#<|tool_call_argument_begin|>",
       .suffix = "<|tool_call_end|>",
-      .close = "<|tool_calls_section_end|>",
-      .single = true}},
+      .close = "<|tool_calls_section_end|>"}},
     {"glm",
      NULL,
      {.mark = "<tool_call>",
@@ -174,6 +193,12 @@ static const struct {
       .prefix = "<tool_call>\n{\"name\": \"",
       .middle = "\", \"arguments\": ",
       .suffix = "}\n</tool_call>"}},
+    {"command",
+     "<|START_TEXT|>",
+     {COMMAND_CALLS, .text = "<|START_TEXT|>", .text_end = "<|END_TEXT|>"}},
+    {"command",
+     NULL,
+     {COMMAND_CALLS, .text = "<|START_RESPONSE|>", .text_end = "<|END_RESPONSE|>"}},
     {"mistral",
      "[ARGS]",
      {.mark = "[TOOL_CALLS]",
@@ -190,7 +215,11 @@ static const struct {
       .single = true}},
     {"llama",
      NULL,
-     {.prefix = "{\"name\": \"", .middle = "\", \"parameters\": ", .suffix = "}", .single = true}},
+     {.prefix = "{\"name\": \"",
+      .middle = "\", \"parameters\": ",
+      .suffix = "}",
+      .single = true,
+      .other_mark = "<|python_tag|>"}},
 };
 
 struct reply_syntax reply_syntax_of(const struct reply_format *format, struct view chat_template)
@@ -324,6 +353,8 @@ static size_t next_marks(const struct reply_parser *parser, const char *marks[])
     }
     if (format->think != NULL)
         marks[n++] = format->think;
+    for (size_t i = 0; format->framed && i < ARRAY_COUNT(frames); i++)
+        marks[n++] = frames[i];
     if (format->call != NULL && parser->tools != NULL) {
         marks[n++] = format->call;
         for (size_t i = 0; format->control && i < ARRAY_COUNT(wrappers); i++)
@@ -381,7 +412,7 @@ static void note_beginning(struct reply_parser *parser)
 
 static bool step_text(struct reply_parser *parser)
 {
-    const char *marks[2 + ARRAY_COUNT(wrappers)];
+    const char *marks[2 + ARRAY_COUNT(frames) + ARRAY_COUNT(wrappers)];
     const char *mark = pass_text(parser, marks, next_marks(parser, marks));
     const struct reply_format *format = parser->format;
     if (mark == NULL)
@@ -394,6 +425,8 @@ static bool step_text(struct reply_parser *parser)
         note_beginning(parser);
     } else if (mark == format->call) {
         parser->mode = MODE_CALL;
+    } else if (format->framed) {
+        begin_kind(parser, REPLY_CONTENT);
     }
     return true;
 }

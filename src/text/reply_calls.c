@@ -49,10 +49,10 @@ static bool drop(struct view *text, const char *mark)
 bool reply_add_call(struct reply_calls *calls, struct view name, json_t *arguments)
 {
     json_t *call = json_array();
-    bool good = name.size > 0 && json_is_object(arguments) && call != NULL &&
-                json_array_append_new(call, json_stringn(name.data, name.size)) == 0 &&
-                json_array_append(call, arguments) == 0 &&
-                json_array_append(calls->list, call) == 0;
+    bool good =
+        name.size > 0 && memchr(name.data, '\0', name.size) == NULL && json_is_object(arguments) &&
+        call != NULL && json_array_append_new(call, json_stringn(name.data, name.size)) == 0 &&
+        json_array_append(call, arguments) == 0 && json_array_append(calls->list, call) == 0;
     json_decref(call);
     json_decref(arguments);
     return good;
@@ -66,6 +66,8 @@ static bool add_object(struct reply_calls *calls, const json_t *object)
     if (json_is_object(inner))
         object = inner;
     const char *name = json_string_value(json_object_get(object, "name"));
+    if (name == NULL)
+        name = json_string_value(json_object_get(object, "tool_name"));
     json_t *arguments = json_object_get(object, "arguments");
     if (arguments == NULL)
         arguments = json_object_get(object, "parameters");

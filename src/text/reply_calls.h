@@ -13,7 +13,8 @@ struct reply_calls {
 /* Appends the calls in text; false where it is not what the format writes. */
 typedef bool reply_reader(struct reply_calls *calls, struct view text);
 
-/* {"name": …, "arguments": {…}}, several one after the other or in a list; "parameters" too. */
+/* {"name": …, "arguments": {…}}, several one after the other or in a list; "tool_name" and
+ * "parameters" too. */
 reply_reader reply_read_json;
 /* NAME{…}: with DeepSeek's and Kimi's words and Mistral's [ARGS] between the two. */
 reply_reader reply_read_named;

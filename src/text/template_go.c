@@ -207,7 +207,7 @@ static void put_string(struct view text, struct buffer *out)
 /* What a template is given, and what it becomes. */
 static const struct {
     const char *go, *jinja;
-} givens[] = {{"Messages", "messages"},
+} givens[] = {{"Messages", "go.Messages"},
               {"System", "go.System"},
               {"Prompt", "go.Prompt"},
               {"Response", "go.Response"},
@@ -799,9 +799,22 @@ static const char prologue[] =
     "{%- else -%}{{- x|tojson(separators=(\",\",\":\")) -}}{%- endif -%}{%- endmacro -%}\n"
     "{%- set go = namespace(System=\"\", Prompt=\"\", Response=\"\", First=true) -%}\n";
 
+/* Messages of one role that follow each other are one, as Ollama has it; but results of tools stay
+ * apart, and so do calls of tools, which would be lost. */
+static const char collated[] =
+    "{%- set go.Messages = [] -%}{%- set go.last = none -%}\n"
+    "{%- for m in messages -%}\n"
+    "{%- if go.last is not none and go.last[\"role\"] == m[\"role\"] and m[\"role\"] != \"tool\" "
+    "and not m[\"tool_calls\"] -%}\n"
+    "{%- if m[\"content\"] -%}\n"
+    "{%- set go.last = dict(go.Messages.pop(), content=(go.last[\"content\"] or \"\") ~ \"\\n\\n\" "
+    "~ m[\"content\"]) -%}{%- set none_ = go.Messages.append(go.last) -%}{%- endif -%}\n"
+    "{%- else -%}{%- set go.last = m -%}{%- set none_ = go.Messages.append(m) -%}{%- endif -%}\n"
+    "{%- endfor -%}\n";
+
 /* What each message adds to a turn, and when a turn is over. */
 static const char turns[] =
-    "{%- for m in messages -%}\n"
+    "{%- for m in go.Messages -%}\n"
     "{%- set role = m[\"role\"] -%}\n"
     "{%- if (role == \"system\" and (go.Prompt or go.Response)) or (role == \"user\" and "
     "go.Response) -%}\n"
@@ -810,7 +823,10 @@ static const char turns[] =
     "{%- if role == \"system\" -%}{%- set go.System = m[\"content\"] -%}\n"
     "{%- elif role == \"user\" -%}\n"
     "{%- set go.Prompt = (go.Prompt ~ \"\\n\\n\" if go.Prompt else \"\") ~ m[\"content\"] -%}\n"
-    "{%- elif role == \"assistant\" -%}{%- set go.Response = m[\"content\"] -%}{%- endif -%}\n"
+    "{%- elif role == \"assistant\" -%}\n"
+    "{%- set go.Response = (go.Response ~ \"\\n\\n\" if go.Response else \"\") ~ (m[\"content\"] "
+    "or "
+    "\"\") -%}{%- endif -%}\n"
     "{%- endfor -%}\n"
     "{%- if go.Response -%}{{- turn() -}}{%- set go.System = \"\" -%}{%- set go.Prompt = \"\" -%}"
     "{%- set go.Response = \"\" -%}{%- set go.First = false -%}{%- endif -%}\n";
@@ -824,6 +840,7 @@ static void write_all(const struct reader *r, const struct node *list, struct bu
 {
     bool cut = false;
     buffer_append_text(out, prologue);
+    buffer_append_text(out, collated);
     if (r->uses_messages) {
         buffer_append_text(out, systems);
         write_list(list, NULL, out);

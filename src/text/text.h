@@ -135,8 +135,9 @@ const char *reply_format_open_think(const struct reply_format *format, struct vi
 struct reply_syntax {
     const char *think, *think_end; /* around reasoning */
     bool channels;                 /* gpt-oss: a header before each part */
-    /* open, then for each call: prefix NAME middle ARGUMENTS suffix; then close. */
-    const char *open, *prefix, *middle, *suffix, *close;
+    /* open, then for each call: prefix NAME middle ARGUMENTS suffix; then close. # stands for a
+     * number. Between calls separator; NULL: nothing, or a line end. */
+    const char *open, *prefix, *middle, *suffix, *separator, *close;
     /* Arguments that are no JSON object, for each: key NAME key_end VALUE value_end. A value whose
      * type is string is bare, others are JSON. */
     const char *key, *key_end, *value_end;
@@ -144,6 +145,8 @@ struct reply_syntax {
     /* What begins a call wherever it stands in a reply, the beginning of open or of prefix. NULL: a
      * call is the whole reply, and so is whatever begins with a brace. */
     const char *mark;
+    const char *other_mark;      /* where mark is NULL: begins a call all the same */
+    const char *text, *text_end; /* around an answer that calls nothing */
 };
 
 /* As the chat template, which may choose among a family's ways, has it. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The APIs besides OpenAI's over a live server with the demo model."""
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -34,7 +35,8 @@ def check_ollama_models(live):
     status, body = live.json("GET", "/api/tags")
     model = body["models"][0]
     check(status == 200 and model["name"] == "demo:latest" and
-          model["size"] == server.DEMO.stat().st_size and model["details"]["format"] == "gguf",
+          model["size"] == server.DEMO.stat().st_size and model["details"]["format"] == "gguf" and
+          re.fullmatch("[0-9a-f]{64}", model["digest"]),
           "ollama: tags", body)
     status, body = live.json("POST", "/api/show", {"model": "demo"})
     check(status == 200 and body["model_info"]["llama.context_length"] == 512 and
@@ -46,6 +48,23 @@ def check_ollama_models(live):
     status, body = live.json("GET", "/api/ps")
     check(body["models"][0]["name"] == "demo:latest" and body["models"][0]["context_length"] == 512,
           "ollama: ps", body)
+
+
+def check_too_large(live):
+    """A body that the HTTP server refuses by itself: the answer has the format of the API all the same."""
+    shapes = {"/v1/chat/completions": lambda body: body["error"]["type"] == "invalid_request_error" and
+              sorted(body["error"]) == ["code", "message", "param", "type"],
+              "/v1/messages": lambda body: body["type"] == "error" and body["error"]["type"] == "request_too_large",
+              "/api/chat": lambda body: sorted(body) == ["error"] and isinstance(body["error"], str)}
+    for path, fits in shapes.items():
+        connection = live.connect()
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Length", str(1 << 40))
+        connection.endheaders()
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        check(response.status == 413 and fits(body) and "too large" in json.dumps(body), f"{path}: 413", body)
+        connection.close()
 
 
 def check_ollama_chat(live):
@@ -276,7 +295,7 @@ def main():
     live = server.Server()
     for part in (check_ollama_models, check_ollama_chat, check_ollama_errors, check_messages,
                  check_messages_errors, check_llama, check_llama_tokens, check_system, check_begun_answer,
-                 check_ollama_unload):
+                 check_too_large, check_ollama_unload):
         part(live)
     check(live.stop() == 0, "the server ends with 0", live.log)
     check_defaults()

@@ -31,6 +31,10 @@ def check_models(live):
     check(live.json("GET", "/models") == (status, body), "models without /v1")
     status, body = live.json("GET", "/v1/models/demo")
     check(status == 200 and body["id"] == "demo", "one model", body)
+    check(live.json("GET", "/models/demo") == (status, body), "one model without /v1")
+    status, body = live.json("GET", "/v1/models/x")
+    check(status == 404 and body["error"]["code"] == "model_not_found" and "there is: demo" in body["error"]["message"],
+          "a model that is not there: those that are", body)
     check("opened demo" not in live.log, "listing models opens none", live.log)
     check(live.json("GET", "/health") == (200, {"status": "ok"}), "health")
 
@@ -157,6 +161,11 @@ def check_errors(live):
         ("broken JSON", CHAT, b"{", 400, None),
         ("JSON that is no UTF-8", CHAT, b'{"model":"\xff"}', 400, None),
         ("a wrong type", CHAT, {"messages": QUESTION, "temperature": "hot"}, 400, None),
+        ("functions as they were before tools", CHAT,
+         {"messages": QUESTION, "functions": [{"name": "f"}], "function_call": "auto"}, 400, None),
+        ("an answer that is spoken", CHAT, {"messages": QUESTION, "modalities": ["text", "audio"]}, 400, None),
+        ("a verbosity", CHAT, {"messages": QUESTION, "verbosity": "low"}, 400, None),
+        ("the best of several", COMPLETION, {"prompt": "a", "best_of": 3, "n": 2}, 400, None),
         ("a token that is not there", COMPLETION, {"prompt": [10 ** 9]}, 400, None),
         ("a chat model asked for embeddings", "/v1/embeddings", {"input": "a"}, 400, None),
         ("a path that is not there", "/v1/nothing", {}, 404, "not_found"),
@@ -165,6 +174,8 @@ def check_errors(live):
         status, answer = live.json("POST", path, body)
         error = answer["error"]
         check(status == wanted and error["code"] == code and error["message"], name, answer)
+    status, answer = chat(live, max_tokens=2, modalities=["text"], verbosity="medium", functions=None, n=1)
+    check(status == 200, "values that ask for nothing", answer)
     status, answer = live.json("GET", CHAT)
     check(status == 405, "a wrong method", answer)
     status, answer = live.json("POST", COMPLETION, {"prompt": "word " * 20000, "stream": True})

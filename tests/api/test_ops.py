@@ -106,10 +106,71 @@ def check_in_use(copy, least):
     check(live.stop() == 0, "it ends with 0", live.log)
 
 
+def check_held(copy, least):
+    """A stream that waits is opened before its first token, kept open with pings, and told of an error then; an
+    error that comes early has its own status."""
+    asked = {"/v1/chat/completions": (": ping\n\n", 'data: {"error":{"message":'),
+             "/v1/messages": ('event: ping\ndata: {"type":"ping"}\n\n', 'event: error\ndata: {"type":"error",'),
+             "/api/chat": ("", '{"error":"')}
+    live = server.Server("--memory", kib(1.5 * least), "--parallel", 1, "--memory-wait", 7,
+                         models=(f"demo={server.DEMO}", f"copy={copy}"))
+    busy = Busy(live)
+    answers = {}
+
+    def ask_for(path):
+        answers[path] = live.request("POST", path, {"model": "copy", "stream": True, "max_tokens": 3,
+                                                    "messages": [{"role": "user", "content": "a"}]})
+    threads = [threading.Thread(target=ask_for, args=(path,)) for path in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    busy.end()
+    live.stop()
+    for path, (ping, error) in asked.items():
+        status, headers, data = answers[path]
+        text = data.decode()
+        check(status == 200 and text.startswith(ping + error) and "others are using" in text and
+              text.count("\n") == (ping + error).count("\n") + (1 if path == "/api/chat" else 2) and
+              headers["Cache-Control"] == "no-cache" and headers["X-Accel-Buffering"] == "no",
+              f"{path}: a stream that waits", answers[path])
+    live = server.Server("--memory", kib(1.5 * least), "--parallel", 1, "--memory-wait", 1,
+                         models=(f"demo={server.DEMO}", f"copy={copy}"))
+    busy = Busy(live)
+    status, headers, body = ask(live, "copy", stream=True)
+    check(status == 503 and headers["Retry-After"] == "10" and headers["Content-Type"] == "application/json",
+          "a stream that fails early", body)
+    busy.end()
+    live.stop()
+
+
+def check_queue():
+    """Who comes when the queue is full is told when to come again, before a stream begins, and in the API's format."""
+    live = server.Server("--parallel", 1, "--queue", 2)
+    long = json.dumps({"model": "demo", "prompt": "consort is", "max_tokens": 400, "ignore_eos": True})
+    shapes = {"/v1/chat/completions": lambda body: body["error"]["type"] == "server_error",
+              "/v1/messages": lambda body: body["type"] == "error" and body["error"]["type"] == "overloaded_error",
+              "/api/chat": lambda body: isinstance(body["error"], str)}
+    for path, fits in shapes.items():
+        for stream in (False, True):
+            status, deadline = 200, time.monotonic() + tap.TIMEOUT_S
+            while status == 200 and time.monotonic() < deadline:
+                before = [live.connect() for _ in range(20)]
+                for connection in before:
+                    connection.request("POST", "/v1/completions", long, {"Content-Type": "application/json"})
+                status, headers, body = live.request("POST", path, {
+                    "model": "demo", "stream": stream, "max_tokens": 3, "messages": [{"role": "user", "content": "a"}]})
+                for connection in before:
+                    connection.close()
+            check(status == 503 and int(headers["Retry-After"]) > 0 and fits(json.loads(body)),
+                  f"{path}: the queue is full, stream {stream}", body)
+    live.stop()
+
+
 def check_too_large(copy, least):
     live = server.Server("--memory", kib(0.6 * least), models=(f"demo={server.DEMO}", f"copy={copy}"))
     status, headers, body = ask(live, "demo")
-    check(status == 503 and "Retry-After" not in headers and
+    check(status == 503 and int(headers["Retry-After"]) > 60 and
           re.search(r"demo does not fit in memory: .* [\d.]+ MiB .* MiB \(--memory\)",
                     body["error"]["message"]), "what never fits is refused with the numbers", body)
     live.stop()
@@ -308,8 +369,9 @@ def main():
         copy = Path(folder) / "copy.gguf"
         shutil.copy(server.DEMO, copy)
         least = least_mib()
-        for part in (check_room_for_both, check_room_for_one, check_in_use, check_too_large):
+        for part in (check_room_for_both, check_room_for_one, check_in_use, check_held, check_too_large):
             part(copy, least)
+        check_queue()
         check_control(folder)
         check_awake(folder)
         check_config(folder)

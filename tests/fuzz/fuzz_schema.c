@@ -15,7 +15,8 @@ static const char *const templates[] = {"",
                                         "<arg_key>",
                                         "<|start_header_id|>",
                                         "<|channel|><|message|>",
-                                        "[TOOL_CALLS]"};
+                                        "[TOOL_CALLS]",
+                                        "<|START_THINKING|> <|START_ACTION|>"};
 
 static void follow(const struct tokenizer *tokenizer, struct grammar *grammar)
 {

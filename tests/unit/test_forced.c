@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#define N_SEEDS 12
+#define N_SEEDS 14
 #define MAX_TOKENS 6000
 
 /* ---- Families -------------------------------------------------------------------------------- */
@@ -33,6 +33,10 @@ static const struct family families[] = {
     {"<minimax:tool_call>", NULL, NULL},
     {"<think> <tool_call>", "<think>", "</think>"},
     {"<tool_call>", NULL, NULL},
+    {"<|START_THINKING|> <|START_ACTION|>", "<|START_THINKING|>", "<|END_THINKING|>"},
+    {"<|START_THINKING|> <|START_ACTION|> <|START_TEXT|>", "<|START_THINKING|>",
+     "<|END_THINKING|>"},
+    {"<|START_ACTION|>", NULL, NULL},
     {"[THINK] [TOOL_CALLS] [ARGS]", "[THINK]", "[/THINK]"},
     {"[TOOL_CALLS] [ARGS]", NULL, NULL},
     {"[THINK] [TOOL_CALLS]", "[THINK]", "[/THINK]"},
@@ -62,6 +66,14 @@ static const char *const control_marks[] = {
     "[THINK]",
     "[/THINK]",
     "<|python_tag|>",
+    "<|START_THINKING|>",
+    "<|END_THINKING|>",
+    "<|START_ACTION|>",
+    "<|END_ACTION|>",
+    "<|START_RESPONSE|>",
+    "<|END_RESPONSE|>",
+    "<|START_TEXT|>",
+    "<|END_TEXT|>",
 };
 
 static const char *const plain_marks[] = {"<think>",
@@ -96,7 +108,11 @@ static const char tools_text[] =
     "'required':['lat']}},'required':['city','days','place']}}},"
     "{'type':'function','function':{'name':'note','parameters':{'type':'object',"
     "'properties':{'text':{'type':'string'}},'required':['text'],'additionalProperties':false}}},"
-    "{'type':'function','function':{'name':'now'}}]";
+    "{'type':'function','function':{'name':'now'}},"
+    "{'type':'function','function':{'name':'stop','parameters':{'type':'object','properties':{},"
+    "'required':[],'title':'t'}}},"
+    "{'type':'function','function':{'name':'set','strict':true,'parameters':{'type':'object',"
+    "'properties':{'to':{'type':'object'}},'required':['to']}}}]";
 
 static const json_t *function_of(const json_t *tools, const char *name)
 {
@@ -237,13 +253,15 @@ static void write_token(struct reply *r, int32_t token)
     buffer_free(&piece);
 }
 
-/* Writes this very text, by the longest tokens. */
-static void write_text(struct reply *r, const char *text)
+/* Writes as much of text as is allowed; whether that is all. */
+static bool try_text(struct reply *r, const char *text)
 {
     struct buffer piece = {0};
-    for (size_t left = strlen(text), best = 0; left > 0; text += best, left -= best, best = 0) {
+    bool more = true;
+    for (size_t left = strlen(text), best = 1; more && left > 0; text += best, left -= best) {
         float logits[SMALL_MAX];
         int32_t token = TOKEN_NONE;
+        best = 0;
         allowed_tokens(r, logits);
         for (size_t id = 0; id < tokenizer_count(r->f->tokenizer); id++) {
             struct view view = piece_of(r, (int32_t)id, &piece);
@@ -253,12 +271,19 @@ static void write_text(struct reply *r, const char *text)
                 token = (int32_t)id;
             }
         }
-        if (token == TOKEN_NONE)
-            fail_msg("%s: after '%.*s' '%s' is not allowed", r->family->chat_template,
-                     (int)r->text.size, r->text.data, text);
-        write_token(r, token);
+        more = token != TOKEN_NONE;
+        if (more)
+            write_token(r, token);
     }
     buffer_free(&piece);
+    return more;
+}
+
+static void write_text(struct reply *r, const char *text)
+{
+    if (!try_text(r, text))
+        fail_msg("%s: after '%.*s' the rest of '%s' is not allowed", r->family->chat_template,
+                 (int)r->text.size, r->text.data, text);
 }
 
 /* Writes an allowed token; of one in two (or in eight, by the seed) those that end something. */
@@ -308,6 +333,8 @@ static void take(void *context, const struct reply_part *part)
     const json_t *function = function_of(r->f->tools, name);
     const json_t *parameters = json_object_get(function, "parameters");
     bool bound = !r->may_call || json_is_true(json_object_get(function, "strict"));
+    if (strcmp(name, "stop") == 0) /* names no properties */
+        parameters = NULL;
     if (bound && parameters == NULL && json_object_size(arguments) > 0)
         fail_msg("%s has arguments", name);
     if (!json_is_object(arguments) ||
@@ -416,14 +443,45 @@ static void check_free(struct fixture *f, const struct family *family, uint64_t 
     close_reply(&r);
 }
 
+/* A text that would hide a call with other arguments than the tool's behind reasoning, or behind
+ * another mark, as far as it may be written: `take` looks at what is read. */
+static void check_hidden(struct fixture *f, const struct family *family, uint64_t seed)
+{
+    struct reply r = {.f = f, .family = family, .seed = seed, .may_call = true};
+    struct reply_syntax syntax = reply_syntax_of(reply_format_of(view_of(family->chat_template)),
+                                                 view_of(family->chat_template));
+    const char *think = family->think != NULL ? family->think : "";
+    const char *const words[] = {"Well,",
+                                 "\n\n\n",
+                                 think,
+                                 "yes",
+                                 family->think != NULL ? family->think_end : "",
+                                 seed & 4 ? "<|python_tag|>" : "",
+                                 syntax.open != NULL ? syntax.open : "",
+                                 syntax.prefix,
+                                 "set",
+                                 syntax.middle,
+                                 "{\"to\": {\"x\": 1}}",
+                                 syntax.suffix};
+    if (!f->marks_are_tokens && (strstr(family->chat_template, "｜") != NULL || syntax.key != NULL))
+        return; /* as above */
+    open_reply(&r, (struct grammar_spec){.may_call = true}, "");
+    for (size_t i = seed & 3; i < ARRAY_COUNT(words) && !r.ended; i++)
+        try_text(&r, words[i]);
+    write_rest(&r);
+    close_reply(&r);
+}
+
 static void check_family(struct fixture *f, const struct family *family)
 {
-    static const char *const names[] = {"weather", "search-v2.x", "now", "note", NULL};
+    static const char *const names[] = {"weather", "search-v2.x", "now", "note",
+                                        "stop",    "set",         NULL};
     bool channels = strstr(family->chat_template, "<|channel|>") != NULL;
     for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
         const char *tool = names[seed / 2 % ARRAY_COUNT(names)];
         check_free(f, family, seed, false);
         check_free(f, family, seed, true);
+        check_hidden(f, family, seed);
         check_reply(f, family, tool, seed, false, false);
         if (family->think != NULL)
             check_reply(f, family, tool, seed, true, false);

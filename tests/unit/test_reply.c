@@ -36,6 +36,7 @@ struct reply_case {
     bool no_tools;
 };
 
+#define COMMAND "<|START_ACTION|>"
 #define HERMES "<think> <tool_call>"
 #define CODER "<tool_call> <function="
 #define DEEPSEEK "<think> <｜tool▁calls▁begin｜>"
@@ -109,6 +110,29 @@ static const struct reply_case cases[] = {
     {"[TOOL_CALLS]", "", "Yes.[TOOL_CALLS]weather[ARGS]{\"city\": \"Bern\", \"days\": 2}",
      "C:Yes.|" CALL, false},
     {"[TOOL_CALLS]", "", "[THINK]a[/THINK]b", "R:a|C:b", false},
+    {COMMAND, "",
+     "<|START_THINKING|>I plan.<|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"0\", "
+     "\"tool_name\": \"weather\", \"parameters\": {\"city\": \"Bern\", \"days\": 2}},\n    "
+     "{\"tool_call_id\": \"1\", \"tool_name\": \"weather\", \"parameters\": {}}\n]"
+     "<|END_ACTION|>",
+     "R:I plan.|" CALL "|T:weather {}", false},
+    {COMMAND, "", "<|START_RESPONSE|>Yes, <|START_x|>.\n<|END_RESPONSE|>", "C:Yes, <|START_x|>.",
+     false},
+    {COMMAND, "", "<|START_RESPONSE|>Yes.<|END_RESPONSE|>", "C:Yes.", true},
+    {COMMAND, "", "<|START_RESPONSE|>Yes.", "C:Yes.", true},
+    {COMMAND, "<|START_THINKING|>", "a<|END_THINKING|><|START_TEXT|>Yes.<|END_TEXT|>", "R:a|C:Yes.",
+     false},
+    {COMMAND, "", "Yes. <co>It</co: 0:[1]> rains", "C:Yes. <co>It</co: 0:[1]> rains", true},
+    {COMMAND, "", "<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>b<|END_RESPONSE|>",
+     "R:a|C:b", true},
+    {COMMAND, "<|CHATBOT_TOKEN|><|START_THINKING|>", "a<|END_THINKING|><|START_RESPONSE|>b",
+     "R:a|C:b", true},
+    {COMMAND, "", "<|START_ACTION|>[1]<|END_ACTION|>", "C:<|START_ACTION|>[1]<|END_ACTION|>",
+     false},
+    {COMMAND, "",
+     "<|START_ACTION|>[{\"tool_name\": \"weather\", \"parameters\": {\"city\": "
+     "\"<|END_ACTION|>\"}}]<|END_ACTION|>",
+     "T:weather {\"city\":\"<|END_ACTION|>\"}", false},
     {LLAMA, "", "{\"name\": \"weather\", \"parameters\": {\"city\": \"Bern\", \"days\": 2}}", CALL,
      false},
     {LLAMA, "",

@@ -179,6 +179,35 @@ static void test_go_messages(void **state)
           "[{'role': 'user', 'content': 'a'}]", NULL, "a\r\na\r\n");
 }
 
+/* Of one role after another: texts become one message, results of tools and calls stay apart. */
+static void test_go_collated(void **state)
+{
+    (void)state;
+    static const char each[] = "{{ range $i, $m := .Messages }}{{ $i }}[{{ .Role }}:{{ .Content }}"
+                               "{{ range .ToolCalls }}+{{ .Function.Name }}{{ end }}]{{ end }}"
+                               "{{ len .Messages }}|{{ .System }}";
+    check(each,
+          "[{'role': 'system', 'content': 's'}, {'role': 'system', 'content': 't'},"
+          " {'role': 'user', 'content': 'a'}, {'role': 'user', 'content': ''},"
+          " {'role': 'user', 'content': 'b'}, {'role': 'user', 'content': 'c'},"
+          " {'role': 'assistant', 'content': 'd'}, {'role': 'assistant', 'content': 'e'},"
+          " {'role': 'user', 'content': 'f'}]",
+          NULL, "0[system:s\n\nt]1[user:a\n\nb\n\nc]2[assistant:d\n\ne]3[user:f]4|s\n\nt");
+    check(
+        each,
+        "[{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'I look.'},"
+        " {'role': 'assistant', 'content': null, 'tool_calls': [{'type': 'function', 'function':"
+        " {'name': 'weather', 'arguments': {}}}]}, {'role': 'tool', 'content': 'no'},"
+        " {'role': 'tool', 'content': 'yes'}, {'role': 'assistant', 'content': 'b'}]",
+        NULL,
+        "0[user:a]1[assistant:I look.]2[assistant:+weather]3[tool:no]4[tool:yes]5[assistant:b]6|");
+    check("{{ .System }}<{{ .Prompt }}>{{ .Response }};",
+          "[{'role': 'system', 'content': 's'}, {'role': 'system', 'content': 't'},"
+          " {'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'},"
+          " {'role': 'assistant', 'content': 'c'}, {'role': 'user', 'content': 'd'}]",
+          NULL, "s\n\nt<a>b\n\nc;<d>");
+}
+
 static void test_go_refused(void **state)
 {
     (void)state;
@@ -260,6 +289,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_go_turns), cmocka_unit_test(test_go_messages),
-        cmocka_unit_test(test_go_refused), cmocka_unit_test(test_go_limits)};
+        cmocka_unit_test(test_go_collated), cmocka_unit_test(test_go_refused),
+        cmocka_unit_test(test_go_limits)};
     return cmocka_run_group_tests_name("template_go", tests, NULL, NULL);
 }
