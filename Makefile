@@ -5,6 +5,7 @@
 #   make page                         web/dist/index.html (Node)
 #   make DEBUG=1                      build/debug/...
 #   make SANITIZE=address,undefined   build/address-undefined/...   (or SANITIZE=thread)
+#   make MPI=1                        build/mpi/consort as well: ranks over Open MPI
 #   make fuzz                         fuzz targets (clang)
 #   make CROSS=aarch64-linux-gnu      build/aarch64-linux-gnu/...
 #   make install PREFIX=/usr/local DESTDIR=
@@ -74,7 +75,18 @@ KERNEL_FLAGS_avx512 := $(KERNEL_FLAGS_avx2) -mavx512f -mavx512bw -mavx512vl -mav
 KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 KERNEL_FLAGS_neon := $(KERNEL_LEVEL) -march=armv8.2-a+dotprod
 
-ALL_SOURCES := $(sort $(wildcard src/*/*.c))
+# With MPI=1 there is one program more: a file that only it has, one that knows of it, and all others.
+MPI_FILE := src/cluster/comm_mpi.c
+MPI_AWARE := src/cli/ranks.c
+ifneq ($(MPI),)
+MPI_CFLAGS := $(shell $(PKG_CONFIG) --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)
+MPI_LIBS := $(shell $(PKG_CONFIG) --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
+ifeq ($(strip $(MPI_LIBS)),)
+$(error MPI=1 needs Open MPI: neither pkg-config knows ompi-c nor mpicc is here (Debian: libopenmpi-dev, Homebrew: open-mpi))
+endif
+endif
+
+ALL_SOURCES := $(filter-out $(MPI_FILE),$(sort $(wildcard src/*/*.c)))
 KERNEL_SOURCES := $(filter src/quant/kernels_%.c,$(ALL_SOURCES))
 KEPT_KERNELS := src/quant/kernels_scalar.c $(KERNEL_ISAS:%=src/quant/kernels_%.c)
 SOURCES := $(KEPT_KERNELS) $(filter-out $(KERNEL_SOURCES),$(ALL_SOURCES)) # the longest first
@@ -94,14 +106,31 @@ SIM_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/sim/test_*.c
 REFERENCE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/reference/test_*.c))
 # What the other suites run.
 TEST_PROGRAMS := $(BUILD)/tests/support/isa $(BUILD)/tests/support/http_echo \
-                 $(BUILD)/tests/support/schema_samples
+                 $(BUILD)/tests/support/schema_samples $(BUILD)/tests/support/ranks_logits
+PROGRAM := $(BUILD)/consort
+ifneq ($(MPI),)
+PROGRAM := $(BUILD)/mpi/consort
+TEST_PROGRAMS += $(BUILD)/mpi/tests/support/mpi_exchange
+endif
 FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all page test unit-tests fuzz bench install uninstall clean
-all: $(BUILD)/consort
+all: $(BUILD)/consort $(PROGRAM)
 
 $(BUILD)/consort: $(CLI_OBJECTS) $(LIBRARY)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/mpi/consort: $(MPI_FILE:%.c=$(BUILD)/mpi/%.o) $(MPI_AWARE:%.c=$(BUILD)/mpi/%.o) \
+                      $(filter-out $(MPI_AWARE:%.c=$(BUILD)/%.o),$(CLI_OBJECTS)) $(LIBRARY)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MPI_LIBS)
+
+$(BUILD)/mpi/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(MPI_CFLAGS) -DCONSORT_MPI $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/mpi/tests/%: tests/%.c $(MPI_FILE) $(LIBRARY)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(MPI_CFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(LIBRARY) $(LDLIBS) $(MPI_LIBS)
 
 $(LIBRARY): $(filter-out $(CLI_OBJECTS),$(OBJECTS)) $(BUILD)/web/page.o $(BUILD)/docs/machines.o
 	rm -f $@
@@ -177,7 +206,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/consort
-	install -m 755 $(BUILD)/consort $(DESTDIR)$(PREFIX)/bin/consort
+	install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/consort
 	install -m 644 docs/consort.1 $(DESTDIR)$(PREFIX)/share/man/man1/consort.1
 	install -m 644 docs/completions/consort.bash \
 	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/consort
@@ -194,4 +223,4 @@ uninstall:
 clean:
 	rm -rf build
 
--include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(UNIT_TESTS:=.d) $(REFERENCE_TESTS:=.d) $(FUZZ_OBJECTS:.o=.d) $(FUZZ_TARGETS:=.d)
+-include $(OBJECTS:.o=.d) $(MPI_FILE:%.c=$(BUILD)/mpi/%.d) $(MPI_AWARE:%.c=$(BUILD)/mpi/%.d) $(SUPPORT:.o=.d) $(UNIT_TESTS:=.d) $(REFERENCE_TESTS:=.d) $(FUZZ_OBJECTS:.o=.d) $(FUZZ_TARGETS:=.d)

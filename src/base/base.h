@@ -287,6 +287,7 @@ uint64_t clock_now_ns(void); /* monotonic */
 
 struct machine {
     unsigned physical_cores;    /* performance cores on Apple Silicon; what this process may use */
+    uint64_t processors;        /* the same for processes that may use the same processors */
     uint64_t memory_bytes;      /* installed, or the control group's limit */
     uint64_t memory_free_bytes; /* can be taken now without swapping; caches count as free */
     uint64_t memory_own_bytes;  /* of this process, without what it has mapped of files */

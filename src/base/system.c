@@ -100,6 +100,7 @@ void machine_query(struct machine *out)
     if (cores == 0)
         cores = sysctl_number("hw.physicalcpu");
     out->physical_cores = cores > 0 ? (unsigned)cores : 1;
+    out->processors = 0; /* all of them */
     out->memory_bytes = sysctl_number("hw.memsize");
     out->memory_free_bytes = out->memory_bytes / 2;
 
@@ -125,10 +126,12 @@ static uint64_t meminfo_bytes(const char *field)
     return cgroup_read_field("/proc/meminfo", field) * 1024;
 }
 
-/* CPUs this process may run on that are the first of their core. */
-static unsigned physical_cores(void)
+/* CPUs this process may run on that are the first of their core; *processors: a hash (FNV-1a) of
+ * which it may run on. */
+static unsigned physical_cores(uint64_t *processors)
 {
     cpu_set_t allowed;
+    *processors = 14695981039346656037u;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
         return 1;
     unsigned cores = 0, cpus = 0;
@@ -136,6 +139,7 @@ static unsigned physical_cores(void)
         if (!CPU_ISSET(cpu, &allowed))
             continue;
         cpus++;
+        *processors = (*processors ^ (uint64_t)cpu) * 1099511628211u;
         char path[96];
         uint64_t first;
         snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
@@ -161,7 +165,7 @@ static uint64_t own_memory_bytes(void)
 
 void machine_query(struct machine *out)
 {
-    out->physical_cores = physical_cores();
+    out->physical_cores = physical_cores(&out->processors);
     out->memory_bytes = meminfo_bytes("MemTotal");
     out->memory_free_bytes = meminfo_bytes("MemAvailable");
     cgroup_apply("", &out->memory_bytes, &out->memory_free_bytes);

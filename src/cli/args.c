@@ -52,10 +52,12 @@ enum quant_format cli_kv_format(void)
 
 struct model_options cli_model_options(void)
 {
-    return (struct model_options){.n_ctx = cli_model_args.n_ctx,
-                                  .kv_format = cli_kv_format(),
-                                  .n_threads = cli_model_args.n_threads,
-                                  .ignore_memory = cli_model_args.ignore_memory};
+    struct model_options options = {.n_ctx = cli_model_args.n_ctx,
+                                    .kv_format = cli_kv_format(),
+                                    .n_threads = cli_model_args.n_threads,
+                                    .ignore_memory = cli_model_args.ignore_memory};
+    cli_ranks_add(&options);
+    return options;
 }
 
 /* ---- Sampling -------------------------------------------------------------------------------- */

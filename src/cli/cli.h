@@ -147,6 +147,20 @@ bool cli_check_speculate(const struct cli_command *command);
 enum status cli_speculate(struct session *session, struct engine *engine, struct engine **draft,
                           struct error *error);
 
+/* One model over the processes that mpirun started. A command that has the group calls
+ * cli_ranks_lead before it does anything else. True: it goes on, alone (--mpi was not given) or as
+ * the owner, for whom cli_model_options has the ranks; when its models are closed it calls
+ * cli_ranks_leave. False: the command is over with *code, on a rank that has computed what the
+ * owner asked for, or where something failed, which the owner's rank alone has said. */
+extern const struct cli_group cli_ranks_group; /* --mpi --placement */
+bool cli_ranks_lead(const struct cli_command *command, const char *model, int *code);
+void cli_ranks_add(struct model_options *options); /* for cli_model_options */
+/* Without --mpi does nothing. error: of the command; status OK: all is well. */
+void cli_ranks_leave(enum status status, const struct error *error);
+bool cli_ranks_asked(void);            /* --mpi was given */
+uint32_t cli_ranks(void);              /* how many there are; 0: alone */
+const char *cli_ranks_placement(void); /* "tensor" or "pipeline" */
+
 /* "12.3 GiB" and "1.24 B" into text. */
 const char *cli_size_text(char text[32], double bytes);
 const char *cli_count_text(char text[32], double count);

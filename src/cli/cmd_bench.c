@@ -407,6 +407,10 @@ static int print_json(const struct bench *bench, const struct sweep *sweep)
                   bench->limits.bytes / 1e9, "code_products_g_s", bench->limits.codes / 1e9,
                   "float_products_g_s", bench->limits.floats / 1e9, "prefill", prefill, "decode",
                   decode, "drafts", bench->drafts.tokens > 0 ? drafts_json(&bench->drafts) : NULL);
+    if (cli_ranks() > 0 && json != NULL) {
+        json_object_set_new(json, "ranks", json_integer(cli_ranks()));
+        json_object_set_new(json, "placement", json_string(cli_ranks_placement()));
+    }
     if (sweep != NULL && json != NULL)
         json_object_set_new(json, "files",
                             json_pack("[s, s]", sweep_csv_path(sweep), sweep_svg_path(sweep)));
@@ -417,10 +421,12 @@ static void print_text(const struct bench *bench)
 {
     const struct model *model = bench->engine->model;
     const struct model_desc *desc = model_description(model);
-    char a[32], b[32];
-    cli_printf("%s, %s parameters, %s; %u threads (%s), KV cache %s\n", desc->architecture,
+    char a[32], b[32], ranks[64] = "";
+    if (cli_ranks() > 0)
+        snprintf(ranks, sizeof ranks, "%u ranks (%s), ", cli_ranks(), cli_ranks_placement());
+    cli_printf("%s, %s parameters, %s; %s%u threads (%s), KV cache %s\n", desc->architecture,
                cli_count_text(a, (double)desc->n_params),
-               cli_size_text(b, (double)weights_size_bytes(bench->engine->weights)),
+               cli_size_text(b, (double)weights_size_bytes(bench->engine->weights)), ranks,
                model_n_threads(model), quant_isa(), quant_info(cli_kv_format())->name);
     cli_printf("load %.3f s, memory %s\n", (double)bench->engine->load_ns / 1e9,
                cli_size_text(a, (double)model_memory_bytes(model)));
@@ -452,7 +458,12 @@ static int run(const struct cli_command *command, char **operands, int n_operand
         return cli_usage(command, "--sweep takes one length of --prefill and one of --decode");
     if (!cli_check_speculate(command))
         return CLI_USAGE;
+    if (cli_speculate_given() && cli_ranks_asked())
+        return cli_usage(command, "--mpi measures without --speculate and --draft");
     struct error error;
+    int code = CLI_DONE;
+    if (!cli_ranks_lead(command, operands[0], &code))
+        return code;
     struct bench bench = {.repeats = args.repeats};
     struct sweep *sweep = NULL;
     enum status status = STATUS_OK;
@@ -462,7 +473,6 @@ static int run(const struct cli_command *command, char **operands, int n_operand
         status = open_and_measure(&bench, operands[0], &error);
     if (status == STATUS_OK && sweep != NULL)
         status = sweep_write(sweep, &bench, &error);
-    int code = CLI_DONE;
     if (status != STATUS_OK)
         code = cli_fail(&error);
     else if (args.json)
@@ -474,6 +484,7 @@ static int run(const struct cli_command *command, char **operands, int n_operand
     sweep_close(sweep);
     free(bench.runs);
     engine_close(bench.engine);
+    cli_ranks_leave(status, &error);
     return code;
 }
 
@@ -564,8 +575,10 @@ const struct cli_command cli_bench = {
         "by a bare loop of the instruction that products rest on. The slower of the two is the "
         "limit, and the table says how much of it is reached.\n\n"
         "With --speculate or --draft, also how much faster an answer comes with drafts, after a "
-        "prompt that repeats itself.",
-    .groups = {&group, &cli_compute_group, &cli_speculate_group},
+        "prompt that repeats itself.\n\n"
+        "With --mpi one model runs on all ranks that mpirun started; the limits are still those of "
+        "one machine, the owner's.",
+    .groups = {&group, &cli_compute_group, &cli_speculate_group, &cli_ranks_group},
     .min_operands = 1,
     .max_operands = 1,
     .run = run,

@@ -97,6 +97,9 @@ static int run(const struct cli_command *command, char **operands, int n_operand
     if (args.tokens == NULL || args.out == NULL)
         return cli_usage(command, "logits needs --tokens FILE and --out FILE");
     struct error error;
+    int code;
+    if (!cli_ranks_lead(command, operands[0], &code))
+        return code;
     struct token_list tokens = {0};
     struct engine *engine = NULL;
     struct file_writer *writer = NULL;
@@ -122,7 +125,9 @@ static int run(const struct cli_command *command, char **operands, int n_operand
     }
     engine_close(engine);
     token_list_free(&tokens);
-    return status == STATUS_OK ? CLI_DONE : cli_fail(&error);
+    code = status == STATUS_OK ? CLI_DONE : cli_fail(&error);
+    cli_ranks_leave(status, &error);
+    return code;
 }
 
 static const struct cli_option options[] = {
@@ -146,7 +151,7 @@ const struct cli_command cli_logits = {
     .summary = "Writes the logits of every position, or the pooled vector of an embedding model.",
     .description = "FILE becomes raw little-endian float32, [tokens, vocabulary]. The KV cache is "
                    "F32 unless --kv-type says otherwise.",
-    .groups = {&group, &cli_model_group},
+    .groups = {&group, &cli_model_group, &cli_ranks_group},
     .min_operands = 1,
     .max_operands = 1,
     .run = run,

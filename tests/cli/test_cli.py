@@ -222,9 +222,12 @@ def usage():
         (["bench", "m", "-c", "1,2x"], "is not a list"),
         (["bench", "m", "-o", "a"], "--output is for --sweep"),
         (["bench", "m", "--sweep", "-p", "8,16"], "one length"),
+        (["bench", "m", "--placement", "tensor"], "--placement is for --mpi"),
+        (["bench", "m", "--mpi", "--speculate", "ngram"], "without --speculate"),
         (["perplexity", "m"], "needs MODEL TEXT"),
     ):
         refuse("usage: " + " ".join(arguments), run(*arguments), pattern, 2)
+    refuse("ranks over MPI in a build without", run("bench", "m", "--mpi"), "make MPI=1")
 
 
 def documents():
