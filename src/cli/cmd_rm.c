@@ -33,7 +33,7 @@ static enum status find_digest(const struct store *store, const char *name,
 }
 
 /* Has the slices of a model, by its name or digest, removed on all nodes; without a server here, on
- * this one. */
+ * this one. STATUS_NOT_FOUND: there are none, or no cluster; others: the cluster refuses. */
 static enum status forget(const char *model, struct error *error)
 {
     struct server_presence server;
@@ -42,7 +42,7 @@ static enum status forget(const char *model, struct error *error)
     if (status == STATUS_NOT_FOUND && cluster_slices_remove(model) > 0)
         return STATUS_OK;
     if (status != STATUS_OK)
-        return status;
+        return STATUS_NOT_FOUND;
     json_t *fields = json_pack("{s:s, s:s}", "do", "forget", "model", model);
     status = cli_remote_ask(&server, "/consort/cluster", fields, &reply, error);
     json_decref(fields);
@@ -61,12 +61,12 @@ static enum status remove_one(const struct store *store, const char *name, uint6
         forgotten = forget(name, &told);
     else if (digest[0] != '\0')
         forgotten = forget(digest, &told);
-    if (forgotten == STATUS_BUSY) {
+    if (forgotten != STATUS_OK && forgotten != STATUS_NOT_FOUND) {
         *error = told;
         return forgotten;
     }
-    if (found != STATUS_OK)
-        return forgotten == STATUS_OK ? STATUS_OK : found;
+    if (found == STATUS_NOT_FOUND && forgotten == STATUS_OK)
+        return STATUS_OK;
     return store_remove(store, name, freed_bytes, error);
 }
 

@@ -106,7 +106,7 @@ def check_cleaning(nodes, model):
     wait_for("old slices go", lambda: not files(b))
     check(True, "once its file is there again, old slices go")
 
-    c.up("--peer", b.cluster_address())
+    c.up("--peer", a.cluster_address(), "--peer", b.cluster_address())
     wait_for("c is back", lambda: a.names() == b.names() == {"a", "b", "c"})
     wait_for("it learns that the model was unloaded", lambda: not a.instances())
     a.command("load", "big", "--placement", "pipeline")
