@@ -9,8 +9,8 @@
 
 static bool unfinished;
 
-/* The digest of what only this name has; "" where another one has it too. STATUS_NOT_FOUND: there is
- * no such name. */
+/* The digest of what only this name has; "" where another one has it too. STATUS_NOT_FOUND: there
+ * is no such name. */
 static enum status find_digest(const struct store *store, const char *name,
                                char out[STORE_DIGEST_BYTES], struct error *error)
 {

@@ -5,9 +5,10 @@
  * A slice is safe when, whichever node is lost, the others still have all of it: another node has
  * the model whole, or the same slice, or slices that make it up. The owner of an instance that runs
  * looks at its slices; for one that is not safe it asks the node with the most room on its disk
- * among those that do not have it. That node fetches it like what an instance needs, but slowly, one
- * copy at a time, and not while an instance anywhere is being loaded or recovers. It says nothing
- * where it has no room after all. What cannot be made safe is shown in the status, with the reason.
+ * among those that do not have it. That node fetches it like what an instance needs, but slowly,
+ * one copy at a time, and not while an instance anywhere is being loaded or recovers. It says
+ * nothing where it has no room after all. What cannot be made safe is shown in the status, with the
+ * reason.
  */
 #include "cluster/core_internal.h"
 

@@ -8,8 +8,8 @@
  *
  * In use are: what a rank here has reserved, or what it is being made from; slices of an instance
  * that runs anywhere in the cluster, and all of its model while an instance is being placed, or is
- * to be (consort load) and there is none. Metadata are in use as long as any slice of their model is
- * here.
+ * to be (consort load) and there is none. Metadata are in use as long as any slice of their model
+ * is here.
  *
  * A slice is not the last copy when other slices of this node, or what nodes of a higher weight for
  * the model have, make it up. So of two nodes never each counts on the other; and what is left of a

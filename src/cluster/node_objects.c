@@ -1,5 +1,5 @@
-/* Objects (node_shelf.c) in chunks of CLUSTER_CHUNK_BYTES, over wires that are opened for it. Frames
- * of such a wire, little-endian:
+/* Objects (node_shelf.c) in chunks of CLUSTER_CHUNK_BYTES, over wires that are opened for it.
+ * Frames of such a wire, little-endian:
  *
  *     asks      ASK       u32 chunk | object           CLUSTER_CHUNK_MANIFEST: how large it is
  *     answers   MANIFEST  u64 size

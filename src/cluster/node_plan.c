@@ -34,7 +34,7 @@ struct planning {
     struct model_options options;
 };
 
-/* This node cannot plan a model of which it has nothing: one that has it, or some of it, owns it. */
+/* This node cannot plan a model of which it has nothing: one that has it, or some, owns it. */
 static enum status hand_over(const struct cluster_plan_input *input, struct cluster_plan *out,
                              struct error *error)
 {

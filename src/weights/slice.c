@@ -14,8 +14,8 @@
  * The bytes are a function of the other file and the cuts alone, and any range of them can be read
  * without making the rest: after the header, a tensor's data are runs of bytes that lie together in
  * the other file, the same number of them for every row, matrix or tensor (`period`). Slice files
- * that together hold what a slice needs give the same bytes as the whole file (`held_at` finds where
- * a byte of the whole tensor lies). */
+ * that together hold what a slice needs give the same bytes as the whole file (`held_at` finds
+ * where a byte of the whole tensor lies). */
 #include "weights/gguf.h"
 
 #include <inttypes.h>
@@ -342,8 +342,8 @@ uint64_t weights_slice_size(const struct weights_slice *slice)
 
 /* ---- Reading a range ------------------------------------------------------------------------- */
 
-/* Where a file has the byte at `offset` of the whole tensor, and how many from there on lie together
- * in both; NULL: it has not. */
+/* Where a file has the byte at `offset` of the whole tensor, and how many from there on lie
+ * together in both; NULL: it has not. */
 static const unsigned char *held_at(const struct piece *piece, const struct weights_tensor *tensor,
                                     uint64_t offset, uint64_t *n)
 {

@@ -432,7 +432,7 @@ static unsigned model_of(const struct sim *sim, const char *object)
     return model;
 }
 
-/* ---- Which layers an object has, told apart from what the core makes of its name -------------- */
+/* ---- Which layers an object has, told apart from what the core makes of its name ------------- */
 
 /* A slice of the simulation: layers, and one of the shards of a stage. */
 struct part {
