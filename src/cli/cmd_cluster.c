@@ -10,7 +10,7 @@
 static struct {
     uint32_t n_ctx;
     const char *placement;
-    bool now;
+    bool now, full;
 } args;
 
 /* Asks; prints nothing but what went wrong. */
@@ -45,6 +45,8 @@ static int run_load(const struct cli_command *command, char **operands, int n_op
         json_object_set_new(options, "ctx", json_integer(args.n_ctx));
     if (args.placement != NULL)
         json_object_set_new(options, "placement", json_string(args.placement));
+    if (args.full)
+        json_object_set_new(options, "full", json_true());
     return ask(json_pack("{s:s, s:s, s:o}", "do", "load", "model", operands[0], "options", options),
                "it is loaded when consort status says so, and stays until consort unload");
 }
@@ -61,6 +63,10 @@ static const struct cli_option load_options[] = {
      .help = "how it is spread over the nodes (default: auto)",
      .type = CLI_CHOICE,
      .value = &args.placement},
+    {.name = "full",
+     .help = "each node that takes part stores the whole model, not its slice alone",
+     .type = CLI_FLAG,
+     .value = &args.full},
 };
 static const struct cli_group load_group = CLI_GROUP("options", load_options);
 

@@ -1,11 +1,13 @@
-/* consort list: the models in the store. */
+/* consort list: the models in the store, and the slices that are kept for the cluster. */
 #include "cli/cli.h"
+#include "cluster/cluster.h"
 #include "store/store.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-static bool as_json;
+static bool as_json, slices_alone;
 
 static json_t *model_json(const struct store_model *model)
 {
@@ -28,6 +30,16 @@ static int print_json(const struct store_list *list)
     return cli_print_json(models);
 }
 
+static const char *day_of(int64_t time_s, char out[32])
+{
+    struct tm parts;
+    time_t time = (time_t)time_s;
+    out[0] = '\0';
+    if (localtime_r(&time, &parts) != NULL)
+        strftime(out, 32, "%Y-%m-%d %H:%M", &parts);
+    return out;
+}
+
 static void print_table(const struct store_list *list)
 {
     size_t width = sizeof "NAME" - 1;
@@ -37,14 +49,54 @@ static void print_table(const struct store_list *list)
         cli_printf("%-*s  %-12s  %10s  %s\n", (int)width, "NAME", "DIGEST", "SIZE", "MODIFIED");
     for (size_t i = 0; i < list->n_models; i++) {
         const struct store_model *model = list->models[i];
-        char size[32], when[32] = "";
-        struct tm parts;
-        time_t modified = (time_t)model->modified_s;
-        if (localtime_r(&modified, &parts) != NULL)
-            strftime(when, sizeof when, "%Y-%m-%d %H:%M", &parts);
+        char size[32], when[32];
         cli_printf("%-*s  %.12s  %10s  %s\n", (int)width, model->name, model->digest,
-                   cli_size_text(size, (double)model->size_bytes), when);
+                   cli_size_text(size, (double)model->size_bytes), day_of(model->modified_s, when));
     }
+}
+
+static int compare_slices(const void *a, const void *b)
+{
+    const struct cluster_slice *x = a, *y = b;
+    return strcmp(x->text, y->text);
+}
+
+static size_t find_slices(struct cluster_slice slices[CLUSTER_MAX_OBJECTS])
+{
+    size_t n = cluster_slices(slices);
+    qsort(slices, n, sizeof *slices, compare_slices);
+    return n;
+}
+
+static void print_slices(void)
+{
+    struct cluster_slice slices[CLUSTER_MAX_OBJECTS];
+    size_t n = find_slices(slices), width = sizeof "SLICE FOR THE CLUSTER" - 1;
+    for (size_t i = 0; i < n; i++)
+        width = MAX(width, strlen(slices[i].text));
+    if (n > 0)
+        cli_printf("%-*s  %-12s  %10s  %s\n", (int)width, "SLICE FOR THE CLUSTER", "DIGEST", "SIZE",
+                   "USED");
+    for (size_t i = 0; i < n; i++) {
+        char size[32], when[32];
+        cli_printf("%-*s  %.12s  %10s  %s\n", (int)width, slices[i].text, slices[i].sha,
+                   cli_size_text(size, (double)slices[i].size_bytes),
+                   day_of(slices[i].used_s, when));
+    }
+}
+
+static int print_slices_json(void)
+{
+    struct cluster_slice slices[CLUSTER_MAX_OBJECTS];
+    size_t n = find_slices(slices);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s+, s:s, s:I, s:I}", "model", slices[i].model,
+                                        "digest", "sha256:", slices[i].sha, "slice", slices[i].text,
+                                        "size", (json_int_t)slices[i].size_bytes, "used",
+                                        (json_int_t)slices[i].used_s));
+    return cli_print_json(list);
 }
 
 static void note_abandoned(const struct store *store)
@@ -62,6 +114,12 @@ static void note_abandoned(const struct store *store)
 static int run(const struct cli_command *command, char **operands, int n_operands)
 {
     (void)command, (void)operands, (void)n_operands;
+    if (slices_alone && as_json)
+        return print_slices_json();
+    if (slices_alone) {
+        print_slices();
+        return CLI_DONE;
+    }
     struct error error;
     struct store *store;
     struct store_list list = {0};
@@ -73,8 +131,10 @@ static int run(const struct cli_command *command, char **operands, int n_operand
         code = cli_fail(&error);
     else if (as_json)
         code = print_json(&list);
-    else
+    else {
         print_table(&list);
+        print_slices();
+    }
     if (status == STATUS_OK && list.n_models == 0 && !as_json)
         cli_note("no models in %s yet: consort pull brings one", store_path(store));
     if (status == STATUS_OK)
@@ -87,6 +147,10 @@ static int run(const struct cli_command *command, char **operands, int n_operand
 }
 
 static const struct cli_option options[] = {
+    {.name = "slices",
+     .help = "only slices of models that are kept here for the cluster",
+     .type = CLI_FLAG,
+     .value = &slices_alone},
     {.name = "json", .help = "print a JSON array", .type = CLI_FLAG, .value = &as_json},
 };
 static const struct cli_group group = CLI_GROUP("options", options);
@@ -94,7 +158,7 @@ static const struct cli_group group = CLI_GROUP("options", options);
 const struct cli_command cli_list = {
     .name = "list",
     .operands = "",
-    .summary = "Lists the models in the store.",
+    .summary = "Lists the models in the store, and the slices kept here for the cluster.",
     .groups = {&group},
     .run = run,
 };

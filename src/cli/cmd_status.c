@@ -105,9 +105,10 @@ static void print_transfers(const json_t *status)
     json_array_foreach(json_object_get(status, "transfers"), i, transfer)
     {
         double done = number_of(transfer, "done"), all = number_of(transfer, "of");
-        cli_printf("%s%s fetches %.24s...: %.0f %%\n", i == 0 ? "\n" : "",
-                   name_of(status, text_of(transfer, "node")), text_of(transfer, "object"),
-                   all > 0 ? 100 * done / all : 0);
+        bool copy = json_is_true(json_object_get(transfer, "copy"));
+        cli_printf("%s%s %s %s: %.0f %%\n", i == 0 ? "\n" : "",
+                   name_of(status, text_of(transfer, "node")), copy ? "keeps a copy of" : "fetches",
+                   text_of(transfer, "text"), all > 0 ? 100 * done / all : 0);
     }
 }
 

@@ -94,6 +94,19 @@ bool cluster_node_find(struct cluster_node *node, const char *name, struct clust
 typedef void cluster_node_model(void *context, const struct cluster_model *model, bool runs);
 void cluster_node_models(struct cluster_node *node, cluster_node_model *each, void *context);
 
+/* A slice of a model that was fetched to this machine, with or without a server that runs. */
+struct cluster_slice {
+    char sha[CLUSTER_SHA_TEXT];
+    char model[CLUSTER_NAME_BYTES];  /* "": not known */
+    char text[CLUSTER_REASON_BYTES]; /* "layers 0 to 8 of big" */
+    uint64_t size_bytes;
+    int64_t used_s; /* since 1970, last */
+};
+size_t cluster_slices(struct cluster_slice out[CLUSTER_MAX_OBJECTS]); /* how many */
+/* Removes those of a model, by its name or digest, from this machine, while no server runs here;
+ * returns how many. */
+size_t cluster_slices_remove(const char *model);
+
 /* A file that holds the model's metadata, and perhaps no weights: fetched where it is not here.
  * ready is called once on the loop, never from within; path is borrowed for the call, NULL with the
  * reason where there is none. */

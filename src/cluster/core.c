@@ -125,6 +125,8 @@ static const struct {
     {"unload", on_unload},
     {"holds", on_holds},
     {"have", on_have},
+    {"copy", on_copy},
+    {"forget", on_forget},
 };
 
 /* False: the message is not what it should be, and fault says why. */
@@ -290,6 +292,8 @@ void cluster_core_tick(struct cluster_core *core)
     worker_tick(core);
     instances_tick(core);
     fetch_tick(core);
+    copies_tick(core);
+    disk_tick(core);
     requests_tick(core);
     if (core->now_ms >= core->slow_ms) {
         core->slow_ms = core->now_ms + SLOW_MS;

@@ -22,7 +22,7 @@
  * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
  * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
  * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have).
+ * have), core_copies.c (copy), core_disk.c (forget).
  */
 #ifndef CONSORT_CLUSTER_CORE_H
 #define CONSORT_CLUSTER_CORE_H
@@ -102,13 +102,14 @@ struct cluster_model {
 struct cluster_object {
     char id[CLUSTER_OBJECT_BYTES];
     uint64_t size_bytes;
+    uint64_t used_s; /* since 1970, last; of this node's own */
 };
 
 /* What a node tells of itself. The core adds reservations, instances and transfers. */
 struct cluster_facts {
     uint64_t memory_limit_bytes; /* for models */
     uint64_t memory_other_bytes; /* ... of it, taken by what no reservation covers */
-    uint64_t disk_free_bytes;    /* that slices may take */
+    uint64_t disk_free_bytes;    /* that slices may take; of others, with old ones that would go */
     double read_bandwidth;       /* bytes a second, as products of a token may take them */
     double flops;
     uint32_t n_threads;
@@ -157,7 +158,9 @@ struct cluster_plan_input {
 struct cluster_member {
     struct cluster_id node;
     uint64_t bytes;                    /* of memory, all that the rank will take */
-    char object[CLUSTER_OBJECT_BYTES]; /* that it computes with; "SHA" where it needs the model */
+    char object[CLUSTER_OBJECT_BYTES]; /* that it computes with; "SHA" where it has the model */
+    char slice[CLUSTER_OBJECT_BYTES];  /* what it needs of the model; "": not known */
+    uint64_t slice_bytes;              /* about */
 };
 
 /* members[rank]; one rank a node. */
@@ -235,12 +238,15 @@ struct cluster_env {
     void (*release)(void *context, uint64_t instance, uint32_t epoch); /* (optional) */
     /* Whether an object is here, whole, or can be made from what is here. */
     bool (*has)(void *context, const char *object);
-    /* Fetches a chunk; ends in cluster_core_fetched. CLUSTER_CHUNK_MANIFEST: size and hashes, with
+    /* Fetches a chunk; ends in cluster_core_fetched. source may be this node: then it is made from
+     * other slices that are here. CLUSTER_CHUNK_MANIFEST: size and hashes, with
      * which the glue finds what it has of the object already; ends in cluster_core_manifest, or in
      * cluster_core_fetched where it failed. */
     void (*fetch)(void *context, const char *object, uint32_t chunk, struct cluster_id source);
-    /* All chunks are there: the object is whole. */
-    void (*fetched)(void *context, const char *object);
+    /* All chunks are there: the object is whole. model: its name, "" where it is not known. */
+    void (*fetched)(void *context, const char *object, const char *model);
+    /* A slice goes. Without this, none does. (optional) */
+    void (*remove)(void *context, const char *object);
     /* Opens a rank; ends in cluster_core_opened. */
     void (*open)(void *context, const struct cluster_open *open);
     /* Closes it, also while it opens; ends in cluster_core_closed when its memory is free. */
@@ -386,6 +392,9 @@ enum status cluster_core_load(struct cluster_core *core, const struct cluster_mo
 enum status cluster_core_unload(struct cluster_core *core, const char *sha, bool now,
                                 struct error *error);
 
+/* Removes all slices of a model from the nodes that are here. STATUS_BUSY where it runs. */
+enum status cluster_core_forget(struct cluster_core *core, const char *sha, struct error *error);
+
 /* Tells the others and drops all links; nothing is done after this but cluster_core_close. */
 void cluster_core_leave(struct cluster_core *core);
 /* By its id or, where only one has it, its name. */
@@ -397,7 +406,7 @@ enum status cluster_core_rotate(struct cluster_core *core, const struct cluster_
 
 /* ---- Status ---------------------------------------------------------------------------------- */
 
-/* {"self", "nodes", "links", "instances", "objects", "transfers", "requests", "problems", ...}: a
+/* {"self", "nodes", "links", "instances", "objects", "copies", "transfers", "problems", ...}: a
  * new reference, NULL where memory is out. No secrets, no payloads. */
 json_t *cluster_core_status(const struct cluster_core *core);
 

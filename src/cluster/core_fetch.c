@@ -7,8 +7,8 @@
  * while they still fetch. Who holds an object whole, or the model that it can be made from, says so
  * in its facts. What is next is decided in core_transfer.c; the bytes go past the core.
  *
- * A slice of which only one copy exists is copied to the node with the highest weight for it among
- * those with room on their disks, one at a time, so that a dead node takes nothing with it.
+ * Where no node has an object, but several together have slices that overlap it, these are fetched
+ * first, and then it is made of them: this node is its own source.
  */
 #include "cluster/core_internal.h"
 
@@ -41,34 +41,12 @@ void fetch_close(struct cluster_core *core)
 
 /* ---- Who has what ---------------------------------------------------------------------------- */
 
-/* Also where it is only a part of a model that the node holds. */
-static bool holds_whole(const struct node *node, const char *object)
-{
-    for (uint32_t i = 0; i < node->facts.n_objects; i++)
-        if (strcmp(node->facts.objects[i].id, object) == 0)
-            return true;
-    for (uint32_t i = 0; i < node->facts.n_models; i++)
-        if (strncmp(node->facts.models[i].sha, object, CLUSTER_SHA_TEXT - 1) == 0)
-            return true;
-    return false;
-}
-
 static bool fetches(const struct node *node, const char *object)
 {
     for (uint32_t i = 0; i < node->n_transfers; i++)
         if (strcmp(node->transfers[i], object) == 0)
             return true;
     return false;
-}
-
-uint32_t fetch_copies(const struct cluster_core *core, const char *object)
-{
-    uint32_t n = 0;
-    for (size_t i = 0; i < CLUSTER_MAX_NODES; i++)
-        if (node_here(&core->nodes[i]) && core->nodes[i].has_facts &&
-            holds_whole(&core->nodes[i], object))
-            n++;
-    return n;
 }
 
 static char *chunks_text(const struct transfer *transfer)
@@ -106,7 +84,7 @@ static void note_source(struct cluster_core *core, struct fetching *fetching, st
     if (node->state != NODE_UP || !node->has_facts)
         return;
     bool *told = &fetching->told[node - core->nodes];
-    if (holds_whole(node, object))
+    if (copies_node_has(node, object))
         transfer_whole(&fetching->transfer, node->id);
     else if (!fetches(node, object)) {
         transfer_remove(&fetching->transfer, node->id);
@@ -193,8 +171,10 @@ bool fetch_want(struct cluster_core *core, const char *object, bool copy, struct
         return false;
     }
     fetching->wanted_ms = core->now_ms;
-    if (fetching->state != TRANSFER_NONE)
+    if (fetching->state != TRANSFER_NONE) {
+        fetching->copy = fetching->copy && copy;
         return true;
+    }
     fetching->state = TRANSFER_MANIFEST;
     fetching->copy = copy;
     fetching->moved_ms = core->now_ms;
@@ -214,14 +194,43 @@ static void fetch_failed(struct cluster_core *core, struct fetching *fetching, c
     worker_object_failed(core, object, reason);
 }
 
+const char *fetch_model_name(const struct cluster_core *core, const char *object)
+{
+    for (size_t i = 0; i < CLUSTER_MAX_RESERVATIONS; i++)
+        if (core->reservations[i].state != RESERVATION_NONE &&
+            slice_of_model(object, core->reservations[i].model.sha))
+            return core->reservations[i].model.name;
+    for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        const json_t *instances = node_here(node) ? json_object_get(node->work, "instances") : NULL;
+        for (uint32_t i = 0; node_here(node) && i < node->facts.n_models; i++)
+            if (slice_of_model(object, node->facts.models[i].sha))
+                return node->facts.models[i].name;
+        for (size_t i = 0; i < json_array_size(instances); i++) {
+            const json_t *model = json_object_get(json_array_get(instances, i), "model");
+            const char *sha = json_string_value(json_array_get(model, 0));
+            const char *name = json_string_value(json_array_get(model, 1));
+            if (sha != NULL && name != NULL && slice_of_model(object, sha))
+                return name;
+        }
+    }
+    return "";
+}
+
 static void fetch_done(struct cluster_core *core, struct fetching *fetching)
 {
     struct cluster_facts *facts = &core->nodes[0].facts;
     struct cluster_object object = {.size_bytes = fetching->transfer.size_bytes};
+    bool listed = false;
     memcpy(object.id, fetching->transfer.object, sizeof object.id);
+    object.used_s = core->env.wall_ms(core->env.context) / 1000;
     fetch_free(core, fetching);
-    core->env.fetched(core->env.context, object.id);
-    if (facts->n_objects < CLUSTER_MAX_OBJECTS && !holds_whole(&core->nodes[0], object.id))
+    /* More than it was, until the next facts say how much is left. */
+    facts->disk_free_bytes -= MIN(facts->disk_free_bytes, object.size_bytes);
+    core->env.fetched(core->env.context, object.id, fetch_model_name(core, object.id));
+    for (uint32_t i = 0; i < facts->n_objects; i++)
+        listed = listed || strcmp(facts->objects[i].id, object.id) == 0;
+    if (facts->n_objects < CLUSTER_MAX_OBJECTS && !listed)
         facts->objects[facts->n_objects++] = object;
     core->facts_dirty = true;
     worker_object_done(core, object.id);
@@ -258,9 +267,22 @@ static void fetch_more(struct cluster_core *core, struct fetching *fetching)
         return;
     }
     bool copy = fetching->copy && !worker_wants(core, transfer->object);
+    if (copy && copies_rest(core)) {
+        fetching->moved_ms = core->now_ms;
+        return;
+    }
     while ((!copy || transfer->n_flights < COPY_IN_FLIGHT) &&
            transfer_pick(transfer, core->now_ms, core_random(core), &chunk, &source))
         core->env.fetch(core->env.context, transfer->object, chunk, source);
+}
+
+/* On the disk, for what is not here yet. */
+static bool make_room(struct cluster_core *core, const struct fetching *fetching,
+                      struct error *error)
+{
+    const struct transfer *transfer = &fetching->transfer;
+    uint64_t missing = (uint64_t)(transfer->n_chunks - transfer->n_have) * CLUSTER_CHUNK_BYTES;
+    return missing == 0 || disk_make_room(core, fetching, missing, error);
 }
 
 void cluster_core_manifest(struct cluster_core *core, const char *object, struct cluster_id source,
@@ -274,7 +296,8 @@ void cluster_core_manifest(struct cluster_core *core, const char *object, struct
     struct error error;
     fetching->asked = false;
     fetching->moved_ms = core->now_ms;
-    if (transfer_open(&fetching->transfer, object, size_bytes, have, &error) != STATUS_OK) {
+    if (transfer_open(&fetching->transfer, object, size_bytes, have, &error) != STATUS_OK ||
+        !make_room(core, fetching, &error)) {
         text_copy(fetching->transfer.object, sizeof fetching->transfer.object, object);
         fetch_failed(core, fetching, error.text);
     } else {
@@ -320,44 +343,69 @@ void cluster_core_fetched(struct cluster_core *core, const char *object, uint32_
     core_end(core);
 }
 
-/* ---- Second copies --------------------------------------------------------------------------- */
+/* ---- Made of slices -------------------------------------------------------------------------- */
 
-static bool has_room(const struct node *node, uint64_t size_bytes)
+uint32_t fetch_progress(const struct cluster_core *core, const char *object)
 {
-    return node->facts.disk_free_bytes >= size_bytes &&
-           node->facts.disk_free_bytes - size_bytes >= size_bytes / 8 &&
-           node->facts.n_objects < CLUSTER_MAX_OBJECTS;
-}
-
-/* Whether this node is the one to make a second copy. */
-static bool copy_here(struct cluster_core *core, const struct cluster_object *object)
-{
-    const struct node *self = &core->nodes[0], *best = NULL;
-    if (fetch_copies(core, object->id) != 1 || holds_whole(self, object->id))
-        return false;
-    NODE_EACH(core, node)
-    if (node_here(node) && node->has_facts && has_room(node, object->size_bytes) &&
-        !holds_whole(node, object->id) &&
-        (best == NULL ||
-         cluster_weight(object->id, node->id) > cluster_weight(object->id, best->id)))
-        best = node;
-    return best == self;
-}
-
-static void make_copies(struct cluster_core *core)
-{
-    struct error error;
+    uint32_t n = 0;
     for (size_t i = 0; i < CLUSTER_MAX_TRANSFERS; i++)
-        if (core->fetches[i].state != TRANSFER_NONE && core->fetches[i].copy)
-            return;
-    NODE_EACH(core, node)
-    for (uint32_t i = 0; node->state == NODE_UP && node->has_facts && i < node->facts.n_objects;
-         i++)
-        if (fetch_find(core, node->facts.objects[i].id) == NULL &&
-            copy_here(core, &node->facts.objects[i])) {
-            fetch_want(core, node->facts.objects[i].id, true, &error);
-            return;
-        }
+        if (core->fetches[i].state != TRANSFER_NONE &&
+            slice_of_model(core->fetches[i].transfer.object, object))
+            n += core->fetches[i].transfer.n_have;
+    return n;
+}
+
+static bool has_source(const struct fetching *fetching)
+{
+    for (size_t i = 0; i < TRANSFER_MAX_SOURCES; i++)
+        if (fetching->transfer.sources[i].whole)
+            return true;
+    return false;
+}
+
+/* Where nobody has it: fetches what is missing here of the slices that make it up. */
+static void fetch_parts(struct cluster_core *core, struct fetching *fetching)
+{
+    const char *held[SLICES_MAX_HELD], *object = fetching->transfer.object;
+    const struct node *holders[SLICES_MAX_HELD];
+    bool used[SLICES_MAX_HELD];
+    struct error error;
+    size_t n = copies_held(core, object, NULL, held, holders);
+    if (!slices_cover(held, n, object, used))
+        return;
+    for (size_t i = 0; i < n; i++) {
+        if (!used[i] || copies_node_has(&core->nodes[0], held[i]))
+            continue;
+        char part[CLUSTER_OBJECT_BYTES];
+        text_copy(part, sizeof part, held[i]);
+        if (!fetch_want(core, part, false, &error))
+            continue;
+        fetching->moved_ms = MAX(fetching->moved_ms, fetch_find(core, part)->moved_ms);
+    }
+}
+
+/* Sources that do not tell of themselves. */
+static void look_for_sources(struct cluster_core *core, struct fetching *fetching)
+{
+    if (core->now_ms < fetching->parts_ms || fetching->copy)
+        return;
+    fetching->parts_ms = core->now_ms + PARTS_MS;
+    if (has_source(fetching))
+        return;
+    if (copies_node_has(&core->nodes[0], fetching->transfer.object))
+        transfer_whole(&fetching->transfer, core->nodes[0].id);
+    else
+        fetch_parts(core, fetching);
+}
+
+void fetch_forget(struct cluster_core *core, const char *sha)
+{
+    for (size_t i = 0; i < CLUSTER_MAX_TRANSFERS; i++) {
+        struct fetching *fetching = &core->fetches[i];
+        if (fetching->state != TRANSFER_NONE && slice_of_model(fetching->transfer.object, sha) &&
+            !worker_wants(core, fetching->transfer.object))
+            fetch_free(core, fetching);
+    }
 }
 
 /* ---- The tick -------------------------------------------------------------------------------- */
@@ -367,10 +415,13 @@ static void fetching_tick(struct cluster_core *core, struct fetching *fetching)
     struct transfer *transfer = &fetching->transfer;
     if (worker_wants(core, transfer->object))
         fetching->wanted_ms = core->now_ms;
-    if (!fetching->copy && core->now_ms - fetching->wanted_ms > TRANSFER_LINGER_MS) {
+    if (fetching->copy && copies_wanted(core, transfer->object))
+        fetching->wanted_ms = core->now_ms;
+    if (core->now_ms - fetching->wanted_ms > TRANSFER_LINGER_MS) {
         fetch_free(core, fetching);
         return;
     }
+    look_for_sources(core, fetching);
     if (transfer->n_have != fetching->told_chunks &&
         core->now_ms - fetching->told_ms >= PROGRESS_MS) {
         fetching->told_chunks = transfer->n_have;
@@ -395,8 +446,4 @@ void fetch_tick(struct cluster_core *core)
     for (size_t i = 0; i < CLUSTER_MAX_TRANSFERS; i++)
         if (core->fetches[i].state != TRANSFER_NONE)
             fetching_tick(core, &core->fetches[i]);
-    if (core->now_ms >= core->replicate_ms) {
-        core->replicate_ms = core->now_ms + core_jitter(core, REPLICATE_MS);
-        make_copies(core);
-    }
 }

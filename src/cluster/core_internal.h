@@ -11,6 +11,7 @@
 
 #include "cluster/core.h"
 #include "cluster/core_message.h"
+#include "cluster/core_slices.h"
 #include "cluster/core_transfer.h"
 
 /* ---- Times (milliseconds) -------------------------------------------------------------------- */
@@ -41,7 +42,14 @@
 #define TRANSFER_STUCK_MS 15000
 #define TRANSFER_LINGER_MS 10000 /* an object that nobody wants any more */
 #define CHUNK_TIMEOUT_MS 120000
-#define REPLICATE_MS 2000
+#define PARTS_MS 200        /* between looks for what an object can be made from */
+#define REPLICATE_MS 2000   /* between looks for slices with one copy */
+#define CLEAN_MS 10000      /* between looks for slices that may go */
+#define CLEAN_AFTER_DAYS 14 /* without use */
+
+/* Left free on a disk by whatever is fetched; a copy also leaves an eighth of its own size. */
+#define DISK_KEEP_BYTES ((uint64_t)256 << 20)
+#define COPY_MARGIN_PARTS 8
 
 #define MAX_LIMITS CLUSTER_MAX_NODES
 #define MAX_KINDS 8
@@ -274,7 +282,7 @@ struct fetching {
     struct transfer transfer;
     bool copy;  /* for the second copy, not for an instance */
     bool asked; /* the manifest is on its way */
-    uint64_t asked_ms;
+    uint64_t asked_ms, parts_ms;
     struct cluster_id asked_of;
     uint64_t wanted_ms; /* by a reservation, last */
     uint64_t moved_ms;  /* a chunk came, last */
@@ -307,7 +315,8 @@ struct cluster_core {
     struct fetching fetches[CLUSTER_MAX_TRANSFERS];
     uint64_t next_work, next_order, next_request;
 
-    uint64_t beat_ms, slow_ms, replicate_ms; /* when next */
+    uint64_t beat_ms, slow_ms, replicate_ms, clean_ms; /* when next */
+    uint64_t removable_bytes;                          /* of slices that may go */
     bool facts_dirty, work_dirty, saved_dirty;
     bool hold_ends; /* env->end must wait */
     json_t **local; /* messages from this node to itself */
@@ -440,9 +449,39 @@ void fetch_close(struct cluster_core *core);
 /* Begins to fetch, or goes on. */
 bool fetch_want(struct cluster_core *core, const char *object, bool copy, struct error *error);
 struct fetching *fetch_find(struct cluster_core *core, const char *object);
+/* Grows while chunks of an object come, or of what it is made from. */
+uint32_t fetch_progress(const struct cluster_core *core, const char *object);
+/* Of the model that an object is of, as any node tells it; "": none does. */
+const char *fetch_model_name(const struct cluster_core *core, const char *object);
+void fetch_forget(struct cluster_core *core, const char *sha); /* what no instance waits for */
 void fetch_node_lost(struct cluster_core *core, struct node *node);
 void fetch_node_told(struct cluster_core *core, struct node *node); /* its facts or work */
-uint32_t fetch_copies(const struct cluster_core *core, const char *object);
 message_handler on_holds, on_have;
+
+/* ---- core_copies.c --------------------------------------------------------------------------- */
+
+void copies_tick(struct cluster_core *core);
+/* Whether an object is at a node, or can be made from what is there. */
+bool copies_node_has(const struct node *node, const char *object);
+uint32_t copies_count(const struct cluster_core *core, const char *object); /* such nodes here */
+/* Whether, without any one of the nodes, the others have all of it. */
+bool copies_safe(const struct cluster_core *core, const char *object);
+/* What the nodes that are here, but for one, have of the model of an object; returns how many. */
+size_t copies_held(const struct cluster_core *core, const char *object, const struct node *but,
+                   const char *held[SLICES_MAX_HELD], const struct node *holders[SLICES_MAX_HELD]);
+bool copies_rest(const struct cluster_core *core); /* an instance is being placed: none is made */
+bool copies_wanted(const struct cluster_core *core, const char *object); /* its model runs */
+json_t *copies_json(const struct cluster_core *core);
+message_handler on_copy;
+
+/* ---- core_disk.c ----------------------------------------------------------------------------- */
+
+void disk_tick(struct cluster_core *core);
+/* What slices may take here, with what would go for them. */
+uint64_t disk_offered(const struct cluster_core *core);
+/* Makes room for what a transfer will write; false: there is none. */
+bool disk_make_room(struct cluster_core *core, const struct fetching *fetching, uint64_t size_bytes,
+                    struct error *error);
+message_handler on_forget;
 
 #endif

@@ -629,7 +629,7 @@ static json_t *facts_message(struct cluster_core *core)
                                                  json_u64(facts->objects[i].size_bytes)));
     return json_pack("{s:s, s:o, s:o, s:o, s:f, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o}", "type",
                      "facts", "limit", json_u64(facts->memory_limit_bytes), "other",
-                     json_u64(facts->memory_other_bytes), "disk", json_u64(facts->disk_free_bytes),
+                     json_u64(facts->memory_other_bytes), "disk", json_u64(disk_offered(core)),
                      "bandwidth", facts->read_bandwidth, "flops", facts->flops, "threads",
                      (int)MIN(facts->n_threads, INT16_MAX), "own", (int)facts->can_own, "keys",
                      keys, "models", models, "objects", objects, "links",

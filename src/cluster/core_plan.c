@@ -44,13 +44,13 @@ static void add_candidate(const struct cluster_core *core, const struct node *no
             candidate->objects[candidate->n_objects++] = node->facts.objects[i].id;
 }
 
-static bool object_valid(const struct cluster_member *member)
+static bool object_valid(const char object[CLUSTER_OBJECT_BYTES])
 {
     char text[CLUSTER_OBJECT_BYTES];
-    if (memchr(member->object, 0, sizeof member->object) == NULL)
+    if (memchr(object, 0, CLUSTER_OBJECT_BYTES) == NULL)
         return false;
-    text_copy(text, sizeof text, member->object);
-    return strcmp(text, member->object) == 0;
+    text_copy(text, sizeof text, object);
+    return strcmp(text, object) == 0;
 }
 
 /* An owner has a rank of its own, a node has one rank at most, and all are here. */
@@ -61,7 +61,8 @@ static bool plan_valid(struct cluster_core *core, const struct cluster_plan *pla
                 plan->owner < plan->n_members;
     for (uint32_t i = 0; good && i < plan->n_members; i++) {
         good = core_node_here(core, plan->members[i].node) != NULL &&
-               plan->members[i].bytes <= INT64_MAX && object_valid(&plan->members[i]);
+               plan->members[i].bytes <= INT64_MAX && object_valid(plan->members[i].object) &&
+               object_valid(plan->members[i].slice);
         for (uint32_t k = 0; good && k < i; k++)
             good = !cluster_id_equal(plan->members[i].node, plan->members[k].node);
     }

@@ -99,6 +99,27 @@ static json_t *named_items(json_t *list, const char *const *names, size_t n)
     return list;
 }
 
+/* With what it is in words. */
+static json_t *transfers_json(const struct cluster_core *core)
+{
+    static const char *const names[] = {"object", "done", "of", "copy"};
+    json_t *transfer,
+        *list = named_items(told_json(core, "transfers", "node"), names, ARRAY_COUNT(names));
+    char text[CLUSTER_REASON_BYTES];
+    size_t i;
+    json_array_foreach(list, i, transfer)
+    {
+        const char *object = json_string_value(json_object_get(transfer, "object"));
+        if (object == NULL)
+            continue;
+        const char *model = fetch_model_name(core, object);
+        slice_text(object, model[0] != '\0' ? model : object, text);
+        json_object_set_new(transfer, "text", json_string(text));
+        json_object_set_new(transfer, "model", json_string(model));
+    }
+    return list;
+}
+
 /* Each slice with the nodes that have it. */
 static json_t *objects_json(const struct cluster_core *core)
 {
@@ -110,7 +131,7 @@ static json_t *objects_json(const struct cluster_core *core)
             json_t *entry = json_object_get(objects, object->id);
             if (entry == NULL) {
                 entry = json_pack("{s:o, s:i, s:[]}", "size", json_u64(object->size_bytes),
-                                  "copies", (int)fetch_copies(core, object->id), "nodes");
+                                  "copies", (int)copies_count(core, object->id), "nodes");
                 json_object_set_new(objects, object->id, entry);
             }
             json_array_append_new(json_object_get(entry, "nodes"), json_id(node->id));
@@ -188,12 +209,6 @@ static void work_problems(const struct cluster_core *core, json_t *problems)
             if (state != NULL && reason != NULL && name != NULL && strcmp(state, "failed") == 0)
                 add_problem(problems, "failed", name, "%s cannot run: %s", name, reason);
         }
-        for (uint32_t i = 0; node_here(node) && i < node->facts.n_objects; i++) {
-            const char *object = node->facts.objects[i].id;
-            if (fetch_copies(core, object) == 1)
-                add_problem(problems, "single", object, "only %s has the slice %s", node->name,
-                            object);
-        }
     }
     if (core->state.full)
         add_problem(problems, "full", "state",
@@ -203,28 +218,54 @@ static void work_problems(const struct cluster_core *core, json_t *problems)
                     "this node was removed from the cluster; join again");
 }
 
+/* Slices that a lost node would take with it, where nothing is being done about it. */
+static void copy_problems(const struct cluster_core *core, const json_t *copies, json_t *problems)
+{
+    const json_t *copy;
+    size_t i;
+    json_array_foreach(copies, i, copy)
+    {
+        const char *why = json_string_value(json_object_get(copy, "why"));
+        const char *model = json_string_value(json_object_get(copy, "model"));
+        const char *slice = json_string_value(json_object_get(copy, "slice"));
+        const char *holder = json_string_value(json_array_get(json_object_get(copy, "nodes"), 0));
+        char text[CLUSTER_REASON_BYTES];
+        struct cluster_id id;
+        if (strcmp(why, "one node") != 0 && strcmp(why, "no room") != 0)
+            continue;
+        const struct node *node = holder != NULL && cluster_id_parse(&id, holder)
+                                      ? core_node((struct cluster_core *)(uintptr_t)core, id)
+                                      : NULL;
+        slice_text(slice, model, text);
+        add_problem(problems, "single", model, "only %s has %s: %s",
+                    node != NULL ? node->name : "one node", text,
+                    strcmp(why, "one node") == 0 ? "no other node is there"
+                                                 : "no other disk has room for a copy");
+        json_object_set_new(json_array_get(problems, json_array_size(problems) - 1), "slice",
+                            json_string(slice));
+    }
+}
+
 json_t *cluster_core_status(const struct cluster_core *core)
 {
     static const char *const grant_names[] = {"instance", "epoch", "owner", "bytes", "state"};
-    static const char *const transfer_names[] = {"object", "done", "of"};
-    json_t *nodes = json_array(), *problems = json_array();
+    json_t *nodes = json_array(), *problems = json_array(), *copies = copies_json(core);
     for (size_t i = 0; i < CLUSTER_MAX_NODES; i++)
         if (core->nodes[i].state != NODE_NONE)
             json_array_append_new(nodes, node_json(core, &core->nodes[i]));
     node_problems(core, problems);
     work_problems(core, problems);
+    copy_problems(core, copies, problems);
     uint32_t n_asks = 0, n_works = 0;
     for (uint32_t i = 0; i < CLUSTER_MAX_REQUESTS; i++) {
         n_asks += core->asks[i].used;
         n_works += core->works[i].used;
     }
     return json_pack(
-        "{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i}, s:o}", "self",
+        "{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i}, s:o}", "self",
         json_id(core->nodes[0].id), "key", core->keys[0].id, "nodes", nodes, "links",
         links_json(core), "instances", told_json(core, "instances", "node"), "reservations",
         named_items(told_json(core, "grants", "node"), grant_names, ARRAY_COUNT(grant_names)),
-        "objects", objects_json(core), "transfers",
-        named_items(told_json(core, "transfers", "node"), transfer_names,
-                    ARRAY_COUNT(transfer_names)),
+        "objects", objects_json(core), "copies", copies, "transfers", transfers_json(core),
         "requests", "here", (int)n_asks, "owned", (int)n_works, "problems", problems);
 }

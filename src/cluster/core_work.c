@@ -1,9 +1,9 @@
 /* What a node tells of its work, whenever that changed (at most once a tick):
  *
  *   work  {free, instances: [{id, epoch, model, state, ran, draining, keep, idle, requests,
- *          recoveries, owner, members: [[node, bytes, object]], spec, predicted,
- *          reason}],
- *          grants: [[instance, epoch, owner, bytes, state]], transfers: [[object, done, of]]}
+ *          recoveries, owner, members: [[node, bytes, object, slice, size of it]], spec,
+ *          predicted, reason}],
+ *          grants: [[instance, epoch, owner, bytes, state]], transfers: [[object, done, of, copy]]}
  *
  * Owners tell instances (idle: milliseconds without work, or -1), workers what they reserved for
  * whom. So an owner that sees a reservation of an epoch that is over has it released, and a worker
@@ -16,8 +16,9 @@ static json_t *instance_json(const struct cluster_core *core, const struct insta
     json_t *members = json_array();
     for (uint32_t i = 0; i < instance->plan.n_members; i++) {
         const struct cluster_member *member = &instance->plan.members[i];
-        json_array_append_new(members, json_pack("[o, o, s]", json_id(member->node),
-                                                 json_u64(member->bytes), member->object));
+        json_array_append_new(members, json_pack("[o, o, s, s, o]", json_id(member->node),
+                                                 json_u64(member->bytes), member->object,
+                                                 member->slice, json_u64(member->slice_bytes)));
     }
     json_int_t idle = instance->idle_ms == 0 ? -1 : (json_int_t)(core->now_ms - instance->idle_ms);
     return json_pack(
@@ -47,9 +48,10 @@ json_t *work_message(struct cluster_core *core)
     for (size_t i = 0; i < CLUSTER_MAX_TRANSFERS; i++) {
         const struct fetching *fetching = &core->fetches[i];
         if (fetching->state != TRANSFER_NONE)
-            json_array_append_new(transfers, json_pack("[s, i, i]", fetching->transfer.object,
-                                                       (int)fetching->transfer.n_have,
-                                                       (int)fetching->transfer.n_chunks));
+            json_array_append_new(transfers,
+                                  json_pack("[s, i, i, b]", fetching->transfer.object,
+                                            (int)fetching->transfer.n_have,
+                                            (int)fetching->transfer.n_chunks, (int)fetching->copy));
     }
     return json_pack("{s:s, s:o, s:o, s:o, s:o}", "type", "work", "free",
                      json_u64(worker_free_bytes(core)), "instances", instances, "grants", grants,

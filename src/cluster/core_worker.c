@@ -391,8 +391,7 @@ static void check(struct cluster_core *core, struct reservation *r)
         return;
     }
     if (r->state == RESERVATION_PREPARING && core->now_ms - r->told_ms >= PROGRESS_MS) {
-        const struct fetching *fetching = fetch_find(core, r->object);
-        uint32_t n_have = fetching != NULL ? fetching->transfer.n_have : 0;
+        uint32_t n_have = fetch_progress(core, r->object);
         if (n_have != r->told_chunks)
             tell_step(core, r, "progress");
         r->told_chunks = n_have;

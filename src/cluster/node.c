@@ -813,6 +813,7 @@ static enum status open_core(struct cluster_node *node, struct error *error)
         .has = node_object_has,
         .fetch = node_object_fetch,
         .fetched = node_object_fetched,
+        .remove = node_object_remove,
         .open = node_rank_open,
         .close = node_rank_close,
         .start = node_rank_start,
@@ -908,6 +909,7 @@ enum status cluster_node_open(struct cluster_node **out, const struct cluster_no
         return status;
     }
     add_peers(node);
+    node_objects_open();
     set_facts(node);
     node_measure_machine(node);
     tick(node);

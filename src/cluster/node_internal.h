@@ -106,26 +106,57 @@ void node_rank_wire(struct cluster_node *node, struct net_wire *wire,
 void node_rank_tick(struct cluster_node *node); /* step counters, wires that nobody claimed */
 void node_ranks_close(struct cluster_node *node);
 
-/* ---- Objects (node_objects.c) ---- */
+/* ---- What lies here (node_shelf.c) ---- */
+
+#define OBJECT_HASH_BYTES 32
+
+/* The bytes of one object, wherever they are. Of one thread. Begins with fd -1. */
+struct object_source {
+    char object[CLUSTER_OBJECT_BYTES];          /* "": none */
+    int fd;                                     /* a file that holds them */
+    struct weights *files[CLUSTER_MAX_OBJECTS]; /* else they are made of these */
+    size_t n_files;
+    struct weights_slice *slice;
+    uint64_t size_bytes;
+};
+
+/* Stays open where it is the same object as before. Any thread, as all of these. */
+enum status object_source_open(struct cluster_node *node, struct object_source *source,
+                               const char *object, struct error *error);
+void object_source_close(struct object_source *source);
+/* Appends the SHA-256 of a chunk and its bytes. */
+enum status object_source_read(struct object_source *source, uint32_t chunk, struct buffer *out,
+                               struct error *error);
+size_t object_chunk_size(uint64_t size_bytes, uint32_t chunk);
+bool object_hash(const char *data, size_t size, uint8_t out[OBJECT_HASH_BYTES]);
 
 /* The object that a rank needs where its node does not hold the model. */
 enum status node_object_name(const struct model_placement *placement, uint32_t rank,
                              const char *sha, char out[CLUSTER_OBJECT_BYTES], struct error *error);
+/* The file of an object, or of what belongs to it. False: no such object. */
+bool node_object_file(const char *object, const char *end, struct buffer *out);
 /* What lies here whole, for threads that serve it. */
 void node_take_models(struct cluster_node *node, const struct cluster_local_model *models,
                       size_t n);
 bool node_object_has(void *context, const char *object);
 /* The file of an object that is here whole, or of the model it can be made from; false: none. */
 bool node_object_path(struct cluster_node *node, const char *object, struct buffer *out);
-void node_object_fetch(void *context, const char *object, uint32_t chunk, struct cluster_id source);
-void node_object_fetched(void *context, const char *object);
-/* Brings a small object, without the control plane: after a while it is here, if it came whole. */
-void node_object_bring(struct cluster_node *node, const char *object, struct cluster_id source);
 /* The file of any object of the model that lies here; false: none. */
 bool node_object_any(const char *sha, struct buffer *out);
+void node_object_used(const char *object);                    /* just now */
+void node_object_call(const char *object, const char *model); /* the model's name */
+void node_object_remove(void *context, const char *object);
+void node_objects_facts(struct cluster_node *node, struct cluster_facts *facts);
+void node_objects_open(void); /* removes what was not fetched to its end long ago */
+
+/* ---- Objects over wires (node_objects.c) ---- */
+
+void node_object_fetch(void *context, const char *object, uint32_t chunk, struct cluster_id source);
+void node_object_fetched(void *context, const char *object, const char *model);
+/* Brings a small object, without the control plane: after a while it is here, if it came whole. */
+void node_object_bring(struct cluster_node *node, const char *object, struct cluster_id source);
 /* A node asks for objects over a wire, which is taken over. */
 void node_object_serve(struct cluster_node *node, struct net_wire *wire);
-void node_objects_facts(struct cluster_node *node, struct cluster_facts *facts);
 void node_objects_close(struct cluster_node *node);
 
 /* ---- Measuring (node_measure.c) ---- */

@@ -1,6 +1,7 @@
 /* Metadata of models: their facts, tokenizer and chat template, with which a node reads requests
  * that others compute, and plans. They are the object "SHA/meta", a model file without tensors,
- * fetched from a node that has the model; what is asked for meanwhile waits. */
+ * fetched from a node that has the model, or a slice of it; what is asked for meanwhile waits. */
+#include "cluster/core_slices.h"
 #include "cluster/node_internal.h"
 
 #include <stdio.h>
@@ -29,11 +30,12 @@ bool node_metadata_path(struct cluster_node *node, const char *sha, struct buffe
     return node_object_path(node, object, out) || node_object_any(sha, out);
 }
 
-/* A node that has the whole model. */
+/* A node that has the whole model, or else a slice of it. */
 static bool find_source(struct cluster_node *node, const char *sha, struct cluster_id *out)
 {
-    json_t *status = cluster_core_status(node->core);
+    json_t *status = cluster_core_status(node->core), *object;
     const json_t *other, *model;
+    const char *name;
     size_t i, k;
     bool found = false;
     json_array_foreach(json_object_get(status, "nodes"), i, other)
@@ -44,6 +46,15 @@ static bool find_source(struct cluster_node *node, const char *sha, struct clust
             const char *held = json_string_value(json_object_get(model, "sha"));
             if (!found && id != NULL && held != NULL && strcmp(held, sha) == 0 &&
                 strcmp(id, node->id_text) != 0)
+                found = cluster_id_parse(out, id);
+        }
+    }
+    json_object_foreach(json_object_get(status, "objects"), name, object)
+    {
+        json_array_foreach(json_object_get(object, "nodes"), k, other)
+        {
+            const char *id = json_string_value(other);
+            if (!found && slice_of_model(name, sha) && strcmp(id, node->id_text) != 0)
                 found = cluster_id_parse(out, id);
         }
     }
@@ -142,6 +153,49 @@ static bool model_runs(struct cluster_node *node, const json_t *status, const ch
     return false;
 }
 
+struct desired {
+    cluster_node_model *each;
+    void *context;
+};
+
+static bool tell_desired(void *context, const char *key, const json_t *value)
+{
+    static const char prefix[] = "model/";
+    const struct desired *desired = context;
+    const char *name = json_string_value(json_object_get(value, "name"));
+    struct cluster_model model = {.size_bytes = 0};
+    if (strncmp(key, prefix, strlen(prefix)) != 0 || name == NULL)
+        return true;
+    snprintf(model.sha, sizeof model.sha, "%.64s", key + strlen(prefix));
+    snprintf(model.name, sizeof model.name, "%.63s", name);
+    model.size_bytes = (uint64_t)json_number_value(json_object_get(value, "size"));
+    desired->each(desired->context, &model, true);
+    return true;
+}
+
+/* Models that lie on no node whole, but run of slices, or are to. */
+static void tell_running(struct cluster_node *node, const json_t *status, cluster_node_model *each,
+                         void *context)
+{
+    const json_t *instance;
+    size_t i;
+    json_array_foreach(json_object_get(status, "instances"), i, instance)
+    {
+        const json_t *fields = json_object_get(instance, "model");
+        const char *sha = json_string_value(json_array_get(fields, 0));
+        const char *name = json_string_value(json_array_get(fields, 1));
+        struct cluster_model model = {.size_bytes = 0};
+        if (sha == NULL || name == NULL || !model_runs(node, status, sha))
+            continue;
+        snprintf(model.sha, sizeof model.sha, "%.64s", sha);
+        snprintf(model.name, sizeof model.name, "%.63s", name);
+        model.size_bytes = (uint64_t)json_number_value(json_array_get(fields, 2));
+        each(context, &model, true);
+    }
+    struct desired desired = {each, context};
+    cluster_core_each(node->core, tell_desired, &desired);
+}
+
 void cluster_node_models(struct cluster_node *node, cluster_node_model *each, void *context)
 {
     json_t *status = cluster_core_status(node->core);
@@ -156,6 +210,7 @@ void cluster_node_models(struct cluster_node *node, cluster_node_model *each, vo
                 each(context, &model, model_runs(node, status, model.sha));
         }
     }
+    tell_running(node, status, each, context);
     json_decref(status);
 }
 

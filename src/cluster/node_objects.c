@@ -1,322 +1,32 @@
-/* Objects: files that nodes get from each other in chunks of CLUSTER_CHUNK_BYTES, over wires that
- * are opened for it. Frames of such a wire, little-endian:
+/* Objects (node_shelf.c) in chunks of CLUSTER_CHUNK_BYTES, over wires that are opened for it.
+ * Frames of such a wire, little-endian:
  *
  *     asks      ASK       u32 chunk | object           CLUSTER_CHUNK_MANIFEST: how large it is
  *     answers   MANIFEST  u64 size
  *               CHUNK     32 bytes SHA-256 | bytes
  *               REFUSAL   a sentence
  *
- * An object "SHA" is a model's file. "SHA/SLICE" is what a rank needs of it (model_slice_open): who
- * has the model makes its bytes while they are read, who has the slice reads them. SLICE says
- * layers from and to, shard, shards, and their shares: "0-8.1.2.1_1"; "meta" is a slice without
- * weights.
- *
- * What is being fetched lies in HOME/cluster/objects as NAME.part, beside NAME.have, a bit for each
- * chunk that is in it; when all are, it becomes NAME.gguf. NAME is the object with "-" for "/". */
+ * What is being fetched, or made here from other slices, lies in HOME/cluster/objects as NAME.part,
+ * beside NAME.have, a bit for each chunk that is in it; when all are, it becomes NAME.gguf. */
 #include "cluster/node_internal.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FOLDER "cluster/objects"
 #define ASK 1
 #define MANIFEST 2
 #define CHUNK 3
 #define REFUSAL 4
-#define HASH_BYTES 32
 #define ANSWER_BYTES ((size_t)CLUSTER_CHUNK_BYTES + 4096)
 #define ASK_BYTES (4 + CLUSTER_OBJECT_BYTES)
 #define IDLE_MS 60000   /* a wire that nobody asks over is closed */
 #define ANSWER_MS 20000 /* a chunk that does not come is asked of another node */
 #define KEEP_CHUNKS 16  /* between two times that what is here is made certain */
-
-/* ---- Places ---------------------------------------------------------------------------------- */
-
-static bool object_file(const char *object, const char *end, struct buffer *out)
-{
-    char name[CLUSTER_OBJECT_BYTES];
-    snprintf(name, sizeof name, "%s", object);
-    for (char *at = name; *at != '\0'; at++)
-        if (*at == '/')
-            *at = '-';
-    if (strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.:,") !=
-            strlen(name) ||
-        name[0] == '.')
-        return false;
-    return home_directory(FOLDER, out, NULL) == STATUS_OK && buffer_printf(out, "/%s%s", name, end);
-}
-
-void node_take_models(struct cluster_node *node, const struct cluster_local_model *models, size_t n)
-{
-    pthread_mutex_lock(&node->local_mutex);
-    for (size_t i = 0; i < node->n_local; i++)
-        free(node->local[i].path);
-    node->n_local = 0;
-    for (size_t i = 0; i < n && i < CLUSTER_MAX_MODELS; i++) {
-        struct local_model *at = &node->local[node->n_local];
-        at->path = strdup(models[i].path);
-        memcpy(at->sha, models[i].model.sha, sizeof at->sha);
-        node->n_local += at->path != NULL;
-    }
-    pthread_mutex_unlock(&node->local_mutex);
-}
-
-/* The file of the model that an object is of, where it lies here whole. Any thread. */
-static bool model_path(struct cluster_node *node, const char *object, struct buffer *out)
-{
-    bool found = false;
-    size_t size = strcspn(object, "/");
-    pthread_mutex_lock(&node->local_mutex);
-    for (size_t i = 0; i < node->n_local && !found; i++) {
-        found = strlen(node->local[i].sha) == size && memcmp(node->local[i].sha, object, size) == 0;
-        if (found) {
-            buffer_clear(out);
-            buffer_append_text(out, node->local[i].path);
-        }
-    }
-    pthread_mutex_unlock(&node->local_mutex);
-    return found && !out->failed;
-}
-
-static bool fetched_path(const char *object, struct buffer *out)
-{
-    return object_file(object, ".gguf", out) && access(out->data, R_OK) == 0;
-}
-
-bool node_object_path(struct cluster_node *node, const char *object, struct buffer *out)
-{
-    char model[CLUSTER_OBJECT_BYTES];
-    snprintf(model, sizeof model, "%.*s", (int)strcspn(object, "/"), object);
-    return model_path(node, object, out) || fetched_path(object, out) || fetched_path(model, out);
-}
-
-/* "SHA-SLICE.gguf" is the object SHA/SLICE. */
-static bool object_of(const char *file, struct cluster_object *out)
-{
-    static const char end[] = ".gguf";
-    size_t size = strlen(file), sha = CLUSTER_SHA_TEXT - 1, tail = sizeof end - 1;
-    if (size < sha + tail || size - tail >= sizeof out->id || strcmp(file + size - tail, end) != 0)
-        return false;
-    snprintf(out->id, sizeof out->id, "%.*s", (int)(size - tail), file);
-    if (out->id[sha] == '-')
-        out->id[sha] = '/';
-    return true;
-}
-
-static uint32_t list_objects(const char *folder, struct cluster_object *out, uint32_t max)
-{
-    DIR *directory = opendir(folder);
-    struct dirent *entry;
-    struct stat facts;
-    uint32_t n = 0;
-    while (directory != NULL && n < max && (entry = readdir(directory)) != NULL)
-        if (object_of(entry->d_name, &out[n]) &&
-            fstatat(dirfd(directory), entry->d_name, &facts, 0) == 0)
-            out[n++].size_bytes = (uint64_t)facts.st_size;
-    if (directory != NULL)
-        closedir(directory);
-    return n;
-}
-
-bool node_object_any(const char *sha, struct buffer *out)
-{
-    struct cluster_object objects[CLUSTER_MAX_OBJECTS];
-    struct buffer folder = {0};
-    bool found = false;
-    uint32_t n = home_directory(FOLDER, &folder, NULL) == STATUS_OK
-                     ? list_objects(folder.data, objects, CLUSTER_MAX_OBJECTS)
-                     : 0;
-    for (uint32_t i = 0; i < n && !found; i++)
-        found = strncmp(objects[i].id, sha, strlen(sha)) == 0 && fetched_path(objects[i].id, out);
-    buffer_free(&folder);
-    return found;
-}
-
-enum status node_object_name(const struct model_placement *placement, uint32_t rank,
-                             const char *sha, char out[CLUSTER_OBJECT_BYTES], struct error *error)
-{
-    uint32_t stage = 0, shard = rank;
-    while (shard >= placement->stages[stage].n_shards)
-        shard -= placement->stages[stage++].n_shards;
-    const struct model_stage *at = &placement->stages[stage];
-    int n = snprintf(out, CLUSTER_OBJECT_BYTES, "%s/%u-%u.%u.%u", sha, at->first_layer,
-                     at->end_layer, shard, at->n_shards);
-    for (uint32_t i = 0; i < at->n_shards && n > 0 && n < CLUSTER_OBJECT_BYTES; i++)
-        n += snprintf(out + n, (size_t)(CLUSTER_OBJECT_BYTES - n), "%c%u", i == 0 ? '.' : '_',
-                      at->shares[i]);
-    if (n <= 0 || n >= CLUSTER_OBJECT_BYTES)
-        return error_set(error, STATUS_LIMIT, "a placement on %u shards has too long a name",
-                         at->n_shards);
-    return STATUS_OK;
-}
-
-/* A placement that has this slice, and its rank there. */
-static bool read_slice(const char *text, uint32_t n_layers, struct model_placement *placement,
-                       uint32_t *rank)
-{
-    unsigned first, end, shard, n_shards;
-    int at = 0;
-    *placement = (struct model_placement){0};
-    if (sscanf(text, "%5u-%5u.%3u.%3u%n", &first, &end, &shard, &n_shards, &at) != 4 ||
-        first >= end || end > n_layers || n_shards == 0 || n_shards > MODEL_MAX_SHARDS ||
-        shard >= n_shards)
-        return false;
-    if (first > 0)
-        placement->stages[placement->n_stages++] = (struct model_stage){0, first, 1, {1}};
-    *rank = placement->n_stages + shard;
-    struct model_stage *stage = &placement->stages[placement->n_stages++];
-    *stage = (struct model_stage){.first_layer = first, .end_layer = end, .n_shards = n_shards};
-    for (unsigned i = 0; i < n_shards; i++) {
-        unsigned share;
-        int size = 0;
-        if (text[at] != (i == 0 ? '.' : '_') ||
-            sscanf(text + at + 1, "%5u%n", &share, &size) != 1 || share > UINT16_MAX)
-            return false;
-        stage->shares[i] = (uint16_t)share;
-        at += 1 + size;
-    }
-    if (end < n_layers)
-        placement->stages[placement->n_stages++] = (struct model_stage){end, n_layers, 1, {1}};
-    return text[at] == '\0';
-}
-
-bool node_object_has(void *context, const char *object)
-{
-    struct buffer path = {0};
-    bool has = node_object_path(context, object, &path);
-    buffer_free(&path);
-    return has;
-}
-
-/* ---- Reading an object ----------------------------------------------------------------------- */
-
-/* The bytes of one object, wherever they are. Of one thread. */
-struct source {
-    char object[CLUSTER_OBJECT_BYTES]; /* "": none */
-    int fd;                            /* a file that holds them */
-    struct weights *weights;           /* else they are made of these */
-    struct weights_slice *slice;
-    uint64_t size_bytes;
-};
-
-static void close_source(struct source *source)
-{
-    if (source->fd >= 0)
-        close(source->fd);
-    weights_slice_close(source->slice);
-    weights_close(source->weights);
-    *source = (struct source){.fd = -1};
-}
-
-/* All keys and the table of tensors, and none of their data. */
-static enum status open_metadata(struct weights_slice **out, const struct weights *weights,
-                                 struct error *error)
-{
-    size_t n = weights_tensor_count(weights);
-    struct weights_cut *cuts = calloc(n + 1, sizeof *cuts);
-    if (cuts == NULL)
-        return error_memory(error, n * sizeof *cuts);
-    enum status status = weights_slice_open(out, weights, "metadata", cuts, error);
-    free(cuts);
-    return status;
-}
-
-static enum status open_slice(struct weights_slice **out, const struct weights *weights,
-                              const char *text, struct error *error)
-{
-    struct model_placement placement;
-    struct model_desc *desc = NULL;
-    uint32_t rank = 0;
-    if (strcmp(text, "meta") == 0)
-        return open_metadata(out, weights, error);
-    enum status status = model_describe(&desc, weights, error);
-    if (status == STATUS_OK && !read_slice(text, desc->n_layers, &placement, &rank))
-        status = error_set(error, STATUS_INVALID, "there is no slice %.60s of it", text);
-    if (status == STATUS_OK)
-        status = model_slice_open(out, weights, &placement, rank, error);
-    model_desc_free(desc);
-    return status;
-}
-
-static enum status open_source(struct source *source, const char *object, const char *path,
-                               bool whole, struct error *error)
-{
-    struct stat facts;
-    const char *slash = strchr(object, '/');
-    close_source(source);
-    if (slash != NULL && whole) {
-        enum status status = weights_open(&source->weights, path, error);
-        if (status == STATUS_OK)
-            status = open_slice(&source->slice, source->weights, slash + 1, error);
-        if (status != STATUS_OK)
-            return status;
-        source->size_bytes = weights_slice_size(source->slice);
-    } else {
-        source->fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (source->fd < 0 || fstat(source->fd, &facts) != 0)
-            return error_set(error, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
-        source->size_bytes = (uint64_t)facts.st_size;
-    }
-    snprintf(source->object, sizeof source->object, "%s", object);
-    return STATUS_OK;
-}
-
-static enum status read_all(int fd, uint64_t offset, size_t size, char *out, struct error *error)
-{
-    while (size > 0) {
-        ssize_t n = pread(fd, out, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return error_set(error, STATUS_IO, "cannot read a chunk: %s",
-                             n < 0 ? strerror(errno) : "the file has become shorter");
-        out += n;
-        offset += (uint64_t)n;
-        size -= (size_t)n;
-    }
-    return STATUS_OK;
-}
-
-static size_t chunk_size(uint64_t size_bytes, uint32_t chunk)
-{
-    uint64_t begin = (uint64_t)chunk * CLUSTER_CHUNK_BYTES;
-    return begin < size_bytes ? (size_t)MIN(size_bytes - begin, (uint64_t)CLUSTER_CHUNK_BYTES) : 0;
-}
-
-static bool hash_of(const char *data, size_t size, uint8_t out[HASH_BYTES])
-{
-    return EVP_Digest(data, size, out, NULL, EVP_sha256(), NULL) == 1;
-}
-
-/* Appends the answer: a hash and the chunk. */
-static enum status read_chunk(struct source *source, uint32_t chunk, struct buffer *out,
-                              struct error *error)
-{
-    size_t size = chunk_size(source->size_bytes, chunk);
-    uint64_t offset = (uint64_t)chunk * CLUSTER_CHUNK_BYTES;
-    if (size == 0)
-        return error_set(error, STATUS_INVALID, "it has no chunk %u", chunk);
-    if (!buffer_reserve(out, HASH_BYTES + size))
-        return error_memory(error, size);
-    char *data = out->data + HASH_BYTES;
-    enum status status = STATUS_OK;
-    if (source->slice == NULL)
-        status = read_all(source->fd, offset, size, data, error);
-    else if (!weights_slice_read(source->slice, offset, data, size))
-        status = error_set(error, STATUS_INVALID, "the slice ends before chunk %u", chunk);
-    if (status == STATUS_OK && !hash_of(data, size, (uint8_t *)out->data))
-        status = error_memory(error, HASH_BYTES);
-    if (status == STATUS_OK)
-        out->size = HASH_BYTES + size;
-    return status;
-}
 
 /* ---- Serving, on a thread for each wire ------------------------------------------------------ */
 
@@ -328,24 +38,8 @@ struct node_serving {
     atomic_bool ended;
 };
 
-static enum status find_object(struct node_serving *serving, struct source *source,
-                               const char *object, struct error *error)
-{
-    struct buffer path = {0};
-    enum status status;
-    if (strcmp(source->object, object) == 0)
-        return STATUS_OK;
-    bool whole = model_path(serving->node, object, &path);
-    if (whole || fetched_path(object, &path))
-        status = open_source(source, object, path.data, whole, error);
-    else
-        status = error_set(error, STATUS_NOT_FOUND, "it is not on this node");
-    buffer_free(&path);
-    return status;
-}
-
-static enum status answer(struct node_serving *serving, struct source *source, struct view ask,
-                          uint8_t *type, struct buffer *out, struct error *error)
+static enum status answer(struct node_serving *serving, struct object_source *source,
+                          struct view ask, uint8_t *type, struct buffer *out, struct error *error)
 {
     struct cursor cursor = cursor_over(ask.data, ask.size);
     char object[CLUSTER_OBJECT_BYTES] = "";
@@ -354,12 +48,12 @@ static enum status answer(struct node_serving *serving, struct source *source, s
     if (cursor.failed || size == 0 || size >= sizeof object)
         return error_set(error, STATUS_INVALID, "it asks for nothing");
     memcpy(object, ask.data + 4, size);
-    enum status status = find_object(serving, source, object, error);
+    enum status status = object_source_open(serving->node, source, object, error);
     if (status != STATUS_OK)
         return status;
     *type = chunk == CLUSTER_CHUNK_MANIFEST ? MANIFEST : CHUNK;
     if (*type == CHUNK)
-        return read_chunk(source, chunk, out, error);
+        return object_source_read(source, chunk, out, error);
     for (int i = 0; i < 8; i++)
         buffer_append(out, &(char){(char)(source->size_bytes >> (8 * i))}, 1);
     return STATUS_OK;
@@ -368,7 +62,7 @@ static enum status answer(struct node_serving *serving, struct source *source, s
 static void *serve(void *argument)
 {
     struct node_serving *serving = argument;
-    struct source source = {.fd = -1};
+    struct object_source source = {.fd = -1};
     struct buffer ask = {0}, out = {0};
     struct error error;
     uint8_t type;
@@ -390,7 +84,7 @@ static void *serve(void *argument)
                                 &error) != STATUS_OK)
             break;
     }
-    close_source(&source);
+    object_source_close(&source);
     buffer_free(&ask);
     buffer_free(&out);
     atomic_store(&serving->ended, true);
@@ -463,7 +157,7 @@ static void keep(struct target *target)
     struct buffer path = {0};
     struct file_writer *writer;
     target->n_uncertain = 0;
-    if (fsync(target->fd) != 0 || !object_file(target->object, ".have", &path) ||
+    if (fsync(target->fd) != 0 || !node_object_file(target->object, ".have", &path) ||
         file_create(&writer, path.data, NULL) != STATUS_OK) {
         buffer_free(&path);
         return;
@@ -488,7 +182,7 @@ static enum status open_target(struct target *target, uint64_t size_bytes, struc
                          (unsigned long long)size_bytes);
     target->have_bytes = (size_t)(n_chunks + 7) / 8;
     target->have = calloc(1, target->have_bytes);
-    if (target->have == NULL || !object_file(target->object, ".part", &path)) {
+    if (target->have == NULL || !node_object_file(target->object, ".part", &path)) {
         buffer_free(&path);
         return error_memory(error, target->have_bytes);
     }
@@ -497,7 +191,7 @@ static enum status open_target(struct target *target, uint64_t size_bytes, struc
     if (target->fd < 0 || fstat(target->fd, &facts) != 0)
         status = error_set(error, STATUS_IO, "cannot write %s: %s", path.data, strerror(errno));
     bool goes_on = status == STATUS_OK && (uint64_t)facts.st_size == size_bytes &&
-                   object_file(target->object, ".have", &have) && access(have.data, R_OK) == 0;
+                   node_object_file(target->object, ".have", &have) && access(have.data, R_OK) == 0;
     struct buffer bits = {0};
     if (goes_on && file_read(have.data, target->have_bytes, &bits, NULL) == STATUS_OK &&
         bits.size == target->have_bytes)
@@ -554,6 +248,8 @@ struct node_fetcher {
     char address[CLUSTER_ADDRESS_BYTES];
     struct net_wire *wire; /* the thread's; another may only abort it */
     bool closing;
+    bool local;                  /* the source is this node: objects are made from slices here */
+    struct object_source making; /* the thread's */
 };
 
 /* What came of an ask, for the core. */
@@ -621,16 +317,17 @@ static enum cluster_fetch_result take_manifest(struct target *target, struct vie
 
 static enum cluster_fetch_result take_chunk(struct target *target, uint32_t chunk, struct view data)
 {
-    uint8_t hash[HASH_BYTES];
+    uint8_t hash[OBJECT_HASH_BYTES];
     pthread_mutex_lock(&target->mutex);
-    size_t size = target->fd >= 0 ? chunk_size(target->size_bytes, chunk) : 0;
+    size_t size = target->fd >= 0 ? object_chunk_size(target->size_bytes, chunk) : 0;
     pthread_mutex_unlock(&target->mutex);
     if (size == 0)
         return CLUSTER_FETCH_FAILED;
-    if (data.size != HASH_BYTES + size || !hash_of(data.data + HASH_BYTES, size, hash) ||
-        memcmp(hash, data.data, HASH_BYTES) != 0)
+    if (data.size != OBJECT_HASH_BYTES + size ||
+        !object_hash(data.data + OBJECT_HASH_BYTES, size, hash) ||
+        memcmp(hash, data.data, OBJECT_HASH_BYTES) != 0)
         return CLUSTER_FETCH_WRONG;
-    data = (struct view){data.data + HASH_BYTES, size};
+    data = (struct view){data.data + OBJECT_HASH_BYTES, size};
     return put_chunk(target, chunk, data, NULL) == STATUS_OK ? CLUSTER_FETCHED
                                                              : CLUSTER_FETCH_FAILED;
 }
@@ -690,16 +387,39 @@ static enum cluster_fetch_result fetch(struct node_fetcher *fetcher, struct targ
     return type == CHUNK ? take_chunk(target, chunk, data) : CLUSTER_FETCH_FAILED;
 }
 
+/* As fetch, where this node has slices that make up the object. */
+static enum cluster_fetch_result make(struct node_fetcher *fetcher, struct target *target,
+                                      uint32_t chunk, struct buffer *in)
+{
+    struct object_source *source = &fetcher->making;
+    struct error error;
+    if (object_source_open(fetcher->node, source, target->object, &error) != STATUS_OK) {
+        node_logf(fetcher->node, "%.80s cannot be made from what is here: %s", target->object,
+                  error.text);
+        return CLUSTER_FETCH_FAILED;
+    }
+    if (chunk == CLUSTER_CHUNK_MANIFEST) {
+        pthread_mutex_lock(&target->mutex);
+        enum status status = open_target(target, source->size_bytes, NULL);
+        pthread_mutex_unlock(&target->mutex);
+        return status == STATUS_OK ? CLUSTER_FETCHED : CLUSTER_FETCH_FAILED;
+    }
+    buffer_clear(in);
+    if (object_source_read(source, chunk, in, &error) != STATUS_OK)
+        return CLUSTER_FETCH_FAILED;
+    return take_chunk(target, chunk, (struct view){in->data, in->size});
+}
+
 /* A small object, all of it, without the control plane. */
 static void bring(struct node_fetcher *fetcher, struct target *target, struct buffer *in)
 {
     struct buffer part = {0}, whole = {0}, have = {0};
     bool good = fetch(fetcher, target, CLUSTER_CHUNK_MANIFEST, in) == CLUSTER_FETCHED;
-    for (uint32_t c = 0; good && chunk_size(target->size_bytes, c) > 0; c++)
+    for (uint32_t c = 0; good && object_chunk_size(target->size_bytes, c) > 0; c++)
         good = fetch(fetcher, target, c, in) == CLUSTER_FETCHED;
-    if (good && object_file(target->object, ".part", &part) &&
-        object_file(target->object, ".gguf", &whole) &&
-        object_file(target->object, ".have", &have)) {
+    if (good && node_object_file(target->object, ".part", &part) &&
+        node_object_file(target->object, ".gguf", &whole) &&
+        node_object_file(target->object, ".have", &have)) {
         unlink(have.data);
         good = rename(part.data, whole.data) == 0;
     }
@@ -726,19 +446,23 @@ static void *fetch_all(void *argument)
         if (ask->chunk == BRING)
             bring(fetcher, ask->target, &in);
         else
-            report(fetcher, ask, fetch(fetcher, ask->target, ask->chunk, &in));
+            report(fetcher, ask,
+                   fetcher->local ? make(fetcher, ask->target, ask->chunk, &in)
+                                  : fetch(fetcher, ask->target, ask->chunk, &in));
         let_go(ask->target);
         free(ask);
         pthread_mutex_lock(&fetcher->mutex);
     }
     pthread_mutex_unlock(&fetcher->mutex);
     drop_wire(fetcher);
+    object_source_close(&fetcher->making);
     buffer_free(&in);
     return NULL;
 }
 
 static struct node_fetcher *fetcher_of(struct cluster_node *node, struct cluster_id source)
 {
+    char text[CLUSTER_ID_TEXT];
     for (struct node_fetcher *at = node->fetchers; at != NULL; at = at->next)
         if (cluster_id_equal(at->source, source))
             return at;
@@ -747,6 +471,8 @@ static struct node_fetcher *fetcher_of(struct cluster_node *node, struct cluster
         return NULL;
     fetcher->node = node;
     fetcher->source = source;
+    fetcher->local = strcmp(cluster_id_text(text, source), node->id_text) == 0;
+    fetcher->making.fd = -1;
     fetcher->last = &fetcher->first;
     fetcher->key = node->link_keys[0];
     fetcher->hello = node_hello(node, NET_STORE, NULL);
@@ -808,10 +534,11 @@ static void refuse(struct cluster_node *node, const char *object, uint32_t chunk
 static bool hand_over(struct cluster_node *node, struct target *target, uint32_t chunk,
                       struct cluster_id source)
 {
-    char address[CLUSTER_ADDRESS_BYTES];
+    char address[CLUSTER_ADDRESS_BYTES] = "";
     struct node_fetcher *fetcher = fetcher_of(node, source);
     struct ask *ask = calloc(1, sizeof *ask);
-    if (fetcher == NULL || target == NULL || ask == NULL || !node_address(node, source, address)) {
+    if (fetcher == NULL || target == NULL || ask == NULL ||
+        (!fetcher->local && !node_address(node, source, address))) {
         free(ask);
         return false;
     }
@@ -840,13 +567,13 @@ void node_object_bring(struct cluster_node *node, const char *object, struct clu
     let_go(target);
 }
 
-void node_object_fetched(void *context, const char *object)
+void node_object_fetched(void *context, const char *object, const char *model)
 {
     struct cluster_node *node = context;
     struct buffer part = {0}, whole = {0}, have = {0};
     struct target *target = target_of(node, object);
-    if (target == NULL || !object_file(object, ".part", &part) ||
-        !object_file(object, ".gguf", &whole) || !object_file(object, ".have", &have)) {
+    if (target == NULL || !node_object_file(object, ".part", &part) ||
+        !node_object_file(object, ".gguf", &whole) || !node_object_file(object, ".have", &have)) {
         node_logf(node, "%.80s cannot be kept: out of memory", object);
     } else {
         pthread_mutex_lock(&target->mutex);
@@ -859,25 +586,13 @@ void node_object_fetched(void *context, const char *object)
                 node->targets[i] = NULL;
         let_go(target);
     }
+    node_object_call(object, model);
     buffer_free(&part);
     buffer_free(&whole);
     buffer_free(&have);
 }
 
-/* ---- What is here ---------------------------------------------------------------------------- */
-
-void node_objects_facts(struct cluster_node *node, struct cluster_facts *facts)
-{
-    struct buffer folder = {0};
-    struct disk disk;
-    (void)node;
-    if (home_directory(FOLDER, &folder, NULL) == STATUS_OK) {
-        if (disk_query(folder.data, &disk, NULL) == STATUS_OK)
-            facts->disk_free_bytes = disk.free_bytes;
-        facts->n_objects = list_objects(folder.data, facts->objects, CLUSTER_MAX_OBJECTS);
-    }
-    buffer_free(&folder);
-}
+/* ---- The end --------------------------------------------------------------------------------- */
 
 void node_objects_close(struct cluster_node *node)
 {

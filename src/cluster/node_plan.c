@@ -34,14 +34,17 @@ struct planning {
     struct model_options options;
 };
 
-/* This node cannot plan a model of which it has nothing: one that has it owns it. */
+/* This node cannot plan a model of which it has nothing: one that has it, or some, owns it. */
 static enum status hand_over(const struct cluster_plan_input *input, struct cluster_plan *out,
                              struct error *error)
 {
-    for (uint32_t i = 1; i < input->n_nodes && !input->owner_fixed; i++)
-        if (input->nodes[i].holds_model && input->nodes[i].facts->can_own) {
+    for (int some = 0; some < 2 && !input->owner_fixed; some++)
+        for (uint32_t i = 1; i < input->n_nodes; i++) {
+            const struct cluster_candidate *at = &input->nodes[i];
+            if (!at->facts->can_own || !(some ? at->n_objects > 0 : at->holds_model))
+                continue;
             out->n_members = 1;
-            out->members[0].node = input->nodes[i].id;
+            out->members[0].node = at->id;
             snprintf(out->members[0].object, sizeof out->members[0].object, "%s",
                      input->model->sha);
             return STATUS_OK;
@@ -231,6 +234,7 @@ static enum status finish(struct planning *planning, const struct draft *draft,
                           struct cluster_plan *out, struct error *error)
 {
     const struct cluster_plan_input *input = planning->input;
+    bool full = json_is_true(json_object_get(input->options, "full"));
     char a[32], b[32];
     out->n_members = draft->n_ranks;
     out->owner = model_placement_owner(&draft->placement);
@@ -246,12 +250,12 @@ static enum status finish(struct planning *planning, const struct draft *draft,
         struct cluster_member *member = &out->members[r];
         member->node = at->id;
         member->bytes = memory.weights_bytes + memory.kv_bytes + memory.work_bytes;
-        snprintf(member->object, sizeof member->object, "%s", input->model->sha);
-        if (!at->holds_model)
-            status =
-                node_object_name(&draft->placement, r, input->model->sha, member->object, error);
+        member->slice_bytes = memory.weights_bytes;
+        status = node_object_name(&draft->placement, r, input->model->sha, member->slice, error);
         if (status != STATUS_OK)
             return status;
+        snprintf(member->object, sizeof member->object, "%s",
+                 at->holds_model || full ? input->model->sha : member->slice);
         if (member->bytes > at->free_bytes)
             return error_set(error, STATUS_MEMORY, "%s needs %s on %s, where %s are free",
                              input->model->name, size_text(a, (double)member->bytes), at->name,

@@ -37,6 +37,7 @@ struct node_rank {
     struct cluster_id nodes[CLUSTER_MAX_NODES];
     pthread_t connecting, closer;
     bool connects; /* the thread runs, or has to be joined */
+    char object[CLUSTER_OBJECT_BYTES];
 };
 
 static struct node_rank *find(const struct cluster_node *node, uint64_t instance, uint32_t epoch)
@@ -293,6 +294,9 @@ void node_rank_open(void *context, const struct cluster_open *open)
     memcpy(at->nodes, open->nodes, sizeof at->nodes);
     at->next = node->ranks;
     node->ranks = at;
+    snprintf(at->object, sizeof at->object, "%s", open->object);
+    node_object_used(at->object);
+    node_object_call(at->object, open->model->name);
     node_logf(node, "opening %s: rank %u of %u", open->model->name, open->rank + 1,
               open->n_members);
     enum status status = open_rank(at, open, &error);
@@ -316,6 +320,7 @@ static void end_rank(struct node_rank *at)
 
 static void forget(struct node_rank *at)
 {
+    node_object_used(at->object);
     struct node_rank **link = &at->node->ranks;
     while (*link != at)
         link = &(*link)->next;

@@ -186,6 +186,11 @@ enum status model_plan(const struct weights *weights, const struct model_options
 enum status model_slice_open(struct weights_slice **out, const struct weights *weights,
                              const struct model_placement *placement, uint32_t rank,
                              struct error *error);
+/* The same bytes out of slice files of other placements, files[n_files], which stay borrowed.
+ * STATUS_NOT_FOUND where together they lack something of it. */
+enum status model_slice_merge(struct weights_slice **out, const struct weights *const *files,
+                              size_t n_files, const struct model_placement *placement,
+                              uint32_t rank, struct error *error);
 enum status model_slice_text(char text[MODEL_SLICE_TEXT], const struct weights *weights,
                              const struct model_placement *placement, uint32_t rank,
                              struct error *error);

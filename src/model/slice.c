@@ -586,15 +586,35 @@ void slice_prefetch(const struct slice *slice, const struct weights *weights)
 }
 
 static enum status open_slice_file(struct weights_slice **out, const struct slice *slice,
-                                   const struct weights *weights, struct error *error)
+                                   const struct weights *const *files, size_t n_files,
+                                   struct error *error)
 {
     char text[MODEL_SLICE_TEXT];
-    struct weights_cut *cuts = cut_all(slice, weights);
+    struct weights_cut *cuts = cut_all(slice, files[0]);
     if (cuts == NULL)
-        return error_memory(error, weights_tensor_count(weights) * sizeof *cuts);
+        return error_memory(error, weights_tensor_count(files[0]) * sizeof *cuts);
     describe_slice(slice, text);
-    enum status status = weights_slice_open(out, weights, text, cuts, error);
+    enum status status = weights_slice_merge(out, files, n_files, text, cuts, error);
     free(cuts);
+    return status;
+}
+
+enum status model_slice_merge(struct weights_slice **out, const struct weights *const *files,
+                              size_t n_files, const struct model_placement *placement,
+                              uint32_t rank, struct error *error)
+{
+    struct model_desc *desc;
+    struct slice slice;
+    *out = NULL;
+    enum status status = model_describe(&desc, files[0], error);
+    if (status != STATUS_OK)
+        return status;
+    status = slice_open(&slice, desc, placement, rank, files[0], error);
+    if (status == STATUS_OK) {
+        status = open_slice_file(out, &slice, files, n_files, error);
+        slice_close(&slice);
+    }
+    model_desc_free(desc);
     return status;
 }
 
@@ -602,17 +622,9 @@ enum status model_slice_open(struct weights_slice **out, const struct weights *w
                              const struct model_placement *placement, uint32_t rank,
                              struct error *error)
 {
-    struct model_desc *desc;
-    struct slice slice;
     *out = NULL;
-    enum status status = model_describe(&desc, weights, error);
-    if (status != STATUS_OK)
-        return status;
-    status = slice_open(&slice, desc, placement, rank, weights, error);
-    if (status == STATUS_OK) {
-        status = open_slice_file(out, &slice, weights, error);
-        slice_close(&slice);
-    }
-    model_desc_free(desc);
-    return status;
+    if (weights_slice_text(weights) != NULL)
+        return error_set(error, STATUS_UNSUPPORTED, "%s is a slice of a model already",
+                         weights_path(weights));
+    return model_slice_merge(out, &weights, 1, placement, rank, error);
 }

@@ -376,12 +376,15 @@ static void hide_all_models(json_t *status, const struct http_exchange *exchange
     json_array_foreach(json_object_get(status, "nodes"), i, node)
         hide_models(json_object_get(node, "models"), "name", exchange);
     hide_models(json_object_get(status, "instances"), "model", exchange);
+    hide_models(json_object_get(status, "copies"), "model", exchange);
+    hide_models(json_object_get(status, "transfers"), "model", exchange);
     for (i = json_array_size(problems); i-- > 0;) {
         const json_t *problem = json_array_get(problems, i);
         const char *kind = json_string_value(json_object_get(problem, "kind"));
         const char *about = json_string_value(json_object_get(problem, "about"));
-        if (kind != NULL && about != NULL && strcmp(kind, "failed") == 0 &&
-            !gateway_allows(exchange, about))
+        bool of_model =
+            kind != NULL && (strcmp(kind, "failed") == 0 || strcmp(kind, "single") == 0);
+        if (of_model && about != NULL && !gateway_allows(exchange, about))
             json_array_remove(problems, i);
     }
 }
@@ -434,6 +437,19 @@ static void leave(struct server *server)
             server->models[i].gone = true;
 }
 
+/* Removes the slices of a model, named by its digest or its name, from all nodes. */
+static enum status forget_model(struct server *server, const char *name, struct error *error)
+{
+    struct cluster_model found;
+    bool runs;
+    if (name != NULL && cluster_node_find(server->node, name, &found, &runs))
+        name = found.sha;
+    else if (name == NULL || strlen(name) != CLUSTER_SHA_TEXT - 1)
+        return error_set(error, STATUS_NOT_FOUND, "no node of the cluster has a model '%.100s'",
+                         name != NULL ? name : "");
+    return cluster_core_forget(cluster_node_core(server->node), name, error);
+}
+
 enum status cluster_command(struct server *server, const char *verb, const json_t *fields,
                             struct api_error *told)
 {
@@ -449,7 +465,9 @@ enum status cluster_command(struct server *server, const char *verb, const json_
     bool of_model = strcmp(verb, "load") == 0 || strcmp(verb, "unload") == 0;
     if (of_model && !find_model(server, fields, &model, told))
         return STATUS_NOT_FOUND;
-    if (strcmp(verb, "load") == 0)
+    if (strcmp(verb, "forget") == 0)
+        status = forget_model(server, json_string_value(json_object_get(fields, "model")), &error);
+    else if (strcmp(verb, "load") == 0)
         status = cluster_core_load(core, &model, json_object_get(fields, "options"), &error);
     else if (of_model)
         status = cluster_core_unload(core, model.sha, json_is_true(json_object_get(fields, "now")),

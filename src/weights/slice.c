@@ -13,7 +13,9 @@
  *
  * The bytes are a function of the other file and the cuts alone, and any range of them can be read
  * without making the rest: after the header, a tensor's data are runs of bytes that lie together in
- * the other file, the same number of them for every row, matrix or tensor (`period`). */
+ * the other file, the same number of them for every row, matrix or tensor (`period`). Slice files
+ * that together hold what a slice needs give the same bytes as the whole file (`held_at` finds
+ * where a byte of the whole tensor lies). */
 #include "weights/gguf.h"
 
 #include <inttypes.h>
@@ -30,18 +32,21 @@
 /* ---- Making ---------------------------------------------------------------------------------- */
 
 struct piece {
-    const struct weights_tensor *tensor;
-    struct weights_cut cut; /* with at least one span */
-    uint64_t offset;        /* in the slice file */
+    const struct weights_tensor *const *from; /* [n_files]: the tensor in each file */
+    const struct weights_tensor *tensor;      /* one of them that has data */
+    struct weights_cut cut;                   /* with at least one span */
+    uint64_t offset;                          /* in the slice file */
     uint64_t bytes, period; /* of all data; of the runs of one row, matrix or tensor */
     uint64_t unit, stride;  /* bytes of one step along the cut; from one period to the next */
+    uint64_t row_bytes, matrix_bytes, all_bytes; /* of the whole tensor */
 };
 
 struct weights_slice {
     struct buffer header;
     uint64_t alignment, size;
     struct piece *pieces;
-    size_t n_pieces;
+    const struct weights_tensor **from; /* [n_pieces][n_files] */
+    size_t n_pieces, n_files;
 };
 
 static bool valid_cut(const struct weights_tensor *tensor, const struct weights_cut *cut)
@@ -67,11 +72,22 @@ static uint64_t cut_size(const struct weights_cut *cut)
     return n;
 }
 
-static struct piece piece_of(const struct weights_tensor *tensor, const struct weights_cut *cut)
+/* Counts columns in bytes. */
+static struct weights_span column_bytes(const struct weights_tensor *tensor,
+                                        struct weights_span span)
 {
     const struct quant_info *info = quant_info(tensor->format);
+    return (struct weights_span){span.begin / info->block_len * info->block_bytes,
+                                 span.end / info->block_len * info->block_bytes};
+}
+
+static struct piece piece_of(const struct weights_tensor *tensor, const struct weights_cut *cut)
+{
     struct piece piece = {.tensor = tensor, .cut = *cut};
     uint64_t n_matrices = tensor->shape[2] * tensor->shape[3], n_periods = 1;
+    piece.row_bytes = column_bytes(tensor, (struct weights_span){0, tensor->shape[0]}).end;
+    piece.matrix_bytes = piece.row_bytes * tensor->shape[1];
+    piece.all_bytes = piece.matrix_bytes * n_matrices;
     if (cut->n == 0) { /* all of it, as one run */
         piece.cut.dim = 2;
         piece.cut.n = 1;
@@ -80,21 +96,18 @@ static struct piece piece_of(const struct weights_tensor *tensor, const struct w
     switch (piece.cut.dim) {
     case 0:
         n_periods = tensor->shape[1] * n_matrices;
-        piece.unit = 1; /* columns are counted in bytes below */
-        piece.stride = tensor->row_bytes;
-        for (uint32_t s = 0; s < piece.cut.n; s++) {
-            struct weights_span *span = &piece.cut.spans[s];
-            span->begin = span->begin / info->block_len * info->block_bytes;
-            span->end = span->end / info->block_len * info->block_bytes;
-        }
+        piece.unit = 1; /* columns are counted in bytes */
+        piece.stride = piece.row_bytes;
+        for (uint32_t s = 0; s < piece.cut.n; s++)
+            piece.cut.spans[s] = column_bytes(tensor, piece.cut.spans[s]);
         break;
     case 1:
         n_periods = n_matrices;
-        piece.unit = tensor->row_bytes;
-        piece.stride = tensor->matrix_bytes;
+        piece.unit = piece.row_bytes;
+        piece.stride = piece.matrix_bytes;
         break;
     default:
-        piece.unit = tensor->matrix_bytes;
+        piece.unit = piece.matrix_bytes;
     }
     piece.period = cut_size(&piece.cut) * piece.unit;
     piece.bytes = piece.period * n_periods;
@@ -132,10 +145,26 @@ static void put_tensor(struct buffer *out, const struct piece *piece, const stru
     gguf_put_number(out, offset, 8);
 }
 
+/* What a slice file has beside the keys of the other file. */
+static bool of_slice(const char *key)
+{
+    return strcmp(key, KEY_SLICE) == 0 || strcmp(key, KEY_TENSORS) == 0;
+}
+
+static uint64_t count_keys(const struct weights *weights)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < weights->value_count; i++)
+        n += !of_slice(weights->values[i].key);
+    return n + 2;
+}
+
 static void put_keys(struct buffer *out, const struct weights *weights, const char *text,
                      const struct weights_cut *cuts)
 {
     for (size_t i = 0; i < weights->value_count; i++) {
+        if (of_slice(weights->values[i].key))
+            continue;
         gguf_put_string(out, weights->values[i].key);
         buffer_append(out, weights->values[i].raw, weights->values[i].raw_size);
     }
@@ -167,19 +196,122 @@ static void lay_out(struct weights_slice *slice, const struct weights *weights, 
     buffer_append_text(header, GGUF_MAGIC);
     gguf_put_number(header, GGUF_VERSION, 4);
     gguf_put_number(header, slice->n_pieces, 8);
-    gguf_put_number(header, weights->value_count + 2, 8);
+    gguf_put_number(header, count_keys(weights), 8);
     put_keys(header, weights, text, cuts);
     uint64_t offset = 0;
     for (size_t i = 0; i < slice->n_pieces; i++) {
         struct piece *piece = &slice->pieces[i];
         piece->offset = offset;
-        put_tensor(header, piece, &cuts[piece->tensor - weights->tensors], offset);
+        put_tensor(header, piece, &cuts[piece->from[0] - weights->tensors], offset);
         offset = aligned(slice, offset + piece->bytes);
     }
     uint64_t begin = aligned(slice, header->size);
     for (size_t i = 0; i < slice->n_pieces; i++)
         slice->pieces[i].offset += begin;
     slice->size = begin + offset;
+}
+
+/* Whether files hold [span.begin, span.end) along dim, one after the other or together. */
+static bool span_held(const struct weights_slice *slice, const struct piece *piece, uint32_t dim,
+                      struct weights_span span)
+{
+    uint64_t at = span.begin, before;
+    do {
+        before = at;
+        for (size_t f = 0; f < slice->n_files && at < span.end; f++) {
+            const struct weights_tensor *tensor = piece->from[f];
+            for (uint32_t s = 0; tensor->data != NULL && tensor->held.dim == dim &&
+                                 s < tensor->held.n && at < span.end;
+                 s++)
+                if (tensor->held.spans[s].begin <= at && at < tensor->held.spans[s].end)
+                    at = tensor->held.spans[s].end;
+        }
+    } while (at < span.end && at > before);
+    return at >= span.end;
+}
+
+/* Whether the files have all that a cut asks for: one has the whole tensor, or along one dimension
+ * they have it together. */
+static bool all_held(const struct weights_slice *slice, const struct piece *piece,
+                     const struct weights_cut *cut)
+{
+    const uint64_t *shape = piece->tensor->shape;
+    for (size_t f = 0; f < slice->n_files; f++)
+        if (piece->from[f]->data != NULL && piece->from[f]->held.n == 0)
+            return true;
+    for (uint32_t dim = 0; dim < 3; dim++) {
+        bool held = true;
+        struct weights_span all = {0, dim < 2 ? shape[dim] : shape[2] * shape[3]};
+        if (cut->n == 0 || cut->dim != dim)
+            held = span_held(slice, piece, dim, all);
+        for (uint32_t s = 0; cut->dim == dim && s < cut->n; s++)
+            held = held && span_held(slice, piece, dim, cut->spans[s]);
+        if (held)
+            return true;
+    }
+    return false;
+}
+
+/* One tensor of the slice, out of the i-th of each file. */
+static enum status add_piece(struct weights_slice *slice, const struct weights *const *files,
+                             size_t i, const struct weights_cut *cut, struct error *error)
+{
+    const struct weights_tensor **from = slice->from + slice->n_pieces * slice->n_files;
+    const struct weights_tensor *first = &files[0]->tensors[i], *shown = first;
+    for (size_t f = 0; f < slice->n_files; f++) {
+        from[f] = &files[f]->tensors[i];
+        if (from[f]->format != first->format || strcmp(from[f]->name, first->name) != 0 ||
+            memcmp(from[f]->shape, first->shape, sizeof first->shape) != 0)
+            return error_set(error, STATUS_INVALID, "%s and %s are not of the same model",
+                             files[0]->path, files[f]->path);
+        if (from[f]->data != NULL)
+            shown = from[f];
+    }
+    if (!valid_cut(first, cut))
+        return error_set(error, STATUS_INVALID,
+                         "tensor " GGUF_NAME_SHOWN " cannot be cut like this", first->name);
+    struct piece *piece = &slice->pieces[slice->n_pieces];
+    *piece = piece_of(shown, cut);
+    piece->from = from;
+    if (shown->data == NULL || !all_held(slice, piece, cut))
+        return error_set(error, STATUS_NOT_FOUND,
+                         "tensor " GGUF_NAME_SHOWN " is in none of the slices", first->name);
+    slice->n_pieces++;
+    return STATUS_OK;
+}
+
+enum status weights_slice_merge(struct weights_slice **out, const struct weights *const *files,
+                                size_t n_files, const char *text, const struct weights_cut *cuts,
+                                struct error *error)
+{
+    size_t n = files[0]->tensor_count;
+    *out = NULL;
+    struct weights_slice *slice = calloc(1, sizeof *slice);
+    if (slice != NULL) {
+        slice->n_files = n_files;
+        slice->pieces = calloc(n + 1, sizeof *slice->pieces);
+        slice->from = calloc(n * n_files + 1, sizeof *slice->from);
+    }
+    enum status status = slice == NULL || slice->pieces == NULL || slice->from == NULL
+                             ? error_memory(error, n * sizeof *slice->pieces)
+                             : STATUS_OK;
+    for (size_t f = 1; f < n_files && status == STATUS_OK; f++)
+        if (files[f]->tensor_count != n)
+            status = error_set(error, STATUS_INVALID, "%s and %s are not of the same model",
+                               files[0]->path, files[f]->path);
+    for (size_t i = 0; i < n && status == STATUS_OK; i++)
+        if (cuts[i].needed)
+            status = add_piece(slice, files, i, &cuts[i], error);
+    if (status == STATUS_OK) {
+        lay_out(slice, files[0], text, cuts);
+        if (slice->header.failed)
+            status = error_memory(error, n);
+    }
+    if (status == STATUS_OK)
+        *out = slice;
+    else
+        weights_slice_close(slice);
+    return status;
 }
 
 enum status weights_slice_open(struct weights_slice **out, const struct weights *weights,
@@ -190,31 +322,7 @@ enum status weights_slice_open(struct weights_slice **out, const struct weights 
     if (weights_slice_text(weights) != NULL)
         return error_set(error, STATUS_UNSUPPORTED, "%s is a slice of a model already",
                          weights->path);
-    struct weights_slice *slice = calloc(1, sizeof *slice);
-    if (slice != NULL)
-        slice->pieces = calloc(weights->tensor_count + 1, sizeof *slice->pieces);
-    if (slice == NULL || slice->pieces == NULL) {
-        free(slice);
-        return error_memory(error, weights->tensor_count * sizeof *slice->pieces);
-    }
-    for (size_t i = 0; i < weights->tensor_count; i++) {
-        const struct weights_tensor *tensor = &weights->tensors[i];
-        if (!cuts[i].needed)
-            continue;
-        if (!valid_cut(tensor, &cuts[i])) {
-            weights_slice_close(slice);
-            return error_set(error, STATUS_INVALID,
-                             "tensor " GGUF_NAME_SHOWN " cannot be cut like this", tensor->name);
-        }
-        slice->pieces[slice->n_pieces++] = piece_of(tensor, &cuts[i]);
-    }
-    lay_out(slice, weights, text, cuts);
-    if (slice->header.failed) {
-        weights_slice_close(slice);
-        return error_memory(error, weights->tensor_count);
-    }
-    *out = slice;
-    return STATUS_OK;
+    return weights_slice_merge(out, &weights, 1, text, cuts, error);
 }
 
 void weights_slice_close(struct weights_slice *slice)
@@ -223,6 +331,7 @@ void weights_slice_close(struct weights_slice *slice)
         return;
     buffer_free(&slice->header);
     free(slice->pieces);
+    free(slice->from);
     free(slice);
 }
 
@@ -233,19 +342,78 @@ uint64_t weights_slice_size(const struct weights_slice *slice)
 
 /* ---- Reading a range ------------------------------------------------------------------------- */
 
-/* [begin, begin + size) of a piece's data. */
-static void read_piece(const struct piece *piece, uint64_t begin, unsigned char *out, uint64_t size)
+/* Where a file has the byte at `offset` of the whole tensor, and how many from there on lie
+ * together in both; NULL: it has not. */
+static const unsigned char *held_at(const struct piece *piece, const struct weights_tensor *tensor,
+                                    uint64_t offset, uint64_t *n)
 {
-    const unsigned char *data = piece->tensor->data;
+    const unsigned char *data = tensor->data;
+    const struct weights_cut *held = &tensor->held;
+    uint64_t matrix = offset / piece->matrix_bytes, in_matrix = offset % piece->matrix_bytes;
+    uint64_t row = in_matrix / piece->row_bytes, in_row = in_matrix % piece->row_bytes;
+    if (data == NULL)
+        return NULL;
+    if (held->n == 0) {
+        *n = piece->all_bytes - offset;
+        return data + offset;
+    }
+    uint64_t at = held->dim == 0 ? in_row : held->dim == 1 ? row : matrix, packed = 0;
+    for (uint32_t s = 0; s < held->n; s++) {
+        struct weights_span span = held->spans[s];
+        if (held->dim == 0)
+            span = column_bytes(tensor, span);
+        if (at < span.begin || at >= span.end) {
+            packed += span.end - span.begin;
+            continue;
+        }
+        uint64_t left = span.end - at;
+        packed += at - span.begin;
+        switch (held->dim) {
+        case 0:
+            *n = left;
+            return data + (matrix * tensor->shape[1] + row) * tensor->row_bytes + packed;
+        case 1:
+            *n = left * piece->row_bytes - in_row;
+            return data + matrix * tensor->matrix_bytes + packed * piece->row_bytes + in_row;
+        default:
+            *n = left * piece->matrix_bytes - in_matrix;
+            return data + packed * piece->matrix_bytes + in_matrix;
+        }
+    }
+    return NULL;
+}
+
+/* [offset, offset + size) of the whole tensor, which the files hold. */
+static void read_run(const struct weights_slice *slice, const struct piece *piece, uint64_t offset,
+                     unsigned char *out, uint64_t size)
+{
+    while (size > 0) {
+        const unsigned char *from = NULL;
+        uint64_t n = size;
+        for (size_t f = 0; f < slice->n_files && from == NULL; f++)
+            from = held_at(piece, piece->from[f], offset, &n);
+        n = MIN(n, size);
+        if (from != NULL)
+            memcpy(out, from, (size_t)n);
+        out += n;
+        offset += n;
+        size -= n;
+    }
+}
+
+/* [begin, begin + size) of a piece's data. */
+static void read_piece(const struct weights_slice *slice, const struct piece *piece, uint64_t begin,
+                       unsigned char *out, uint64_t size)
+{
     for (uint64_t at = begin; at < begin + size;) {
         uint64_t in_period = at % piece->period, n = 0;
-        const unsigned char *period = data + at / piece->period * piece->stride;
+        uint64_t period = at / piece->period * piece->stride;
         for (uint32_t s = 0; s < piece->cut.n && n == 0; s++) {
             struct weights_span span = piece->cut.spans[s];
             uint64_t run = (span.end - span.begin) * piece->unit;
             if (in_period < run) {
                 n = MIN(run - in_period, begin + size - at);
-                memcpy(out, period + span.begin * piece->unit + in_period, (size_t)n);
+                read_run(slice, piece, period + span.begin * piece->unit + in_period, out, n);
             } else {
                 in_period -= run;
             }
@@ -284,7 +452,7 @@ bool weights_slice_read(const struct weights_slice *slice, uint64_t offset, void
         const struct piece *piece = &slice->pieces[i];
         uint64_t first = MAX(offset, piece->offset), last = MIN(end, piece->offset + piece->bytes);
         if (first < last)
-            read_piece(piece, first - piece->offset, to + (first - offset), last - first);
+            read_piece(slice, piece, first - piece->offset, to + (first - offset), last - first);
     }
     return true;
 }

@@ -78,6 +78,11 @@ struct weights_slice;
 enum status weights_slice_open(struct weights_slice **out, const struct weights *weights,
                                const char *text, const struct weights_cut *cuts,
                                struct error *error);
+/* The same bytes out of slice files (and whole ones) of one model, files[n_files], n_files at least
+ * 1, which stay borrowed. STATUS_NOT_FOUND where together they lack something of it. */
+enum status weights_slice_merge(struct weights_slice **out, const struct weights *const *files,
+                                size_t n_files, const char *text, const struct weights_cut *cuts,
+                                struct error *error);
 void weights_slice_close(struct weights_slice *slice);
 uint64_t weights_slice_size(const struct weights_slice *slice);
 /* out[size] = its bytes from offset on; false where it has not so many. Any number of threads. */

@@ -148,7 +148,7 @@ class Node:
 
     def cluster_address(self):
         """Where other nodes reach this one."""
-        (presence,) = Path(self.home.name, "run").glob("*.json")
+        presence = max(Path(self.home.name, "run").glob("*.json"), key=lambda path: path.stat().st_mtime)
         return f"{self.host.address}:{json.loads(presence.read_text())['cluster_port']}"
 
     def status(self):

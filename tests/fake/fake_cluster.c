@@ -5,13 +5,14 @@
 #define MAX_CONNECTIONS 512
 #define MAX_RANKS 64
 #define MAX_WORKS CLUSTER_MAX_REQUESTS
-#define STORE_OBJECTS 64
+#define STORE_OBJECTS 128
 #define WALL_MS 1750000000000
 #define RETRY_MS 20
 #define CHECK_MS 250
 #define DEAD_MEMBER_MS 5000 /* an instance with a dead member is over after */
 #define HUNG_MEMBER_MS 8000 /* ... and with one that hangs */
 #define CHUNK_MS 60
+#define FACTS_MS 5000
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
@@ -67,6 +68,7 @@ struct rank {
     unsigned model;
     uint32_t n_members;
     struct cluster_id nodes[CLUSTER_MAX_NODES];
+    char object[CLUSTER_OBJECT_BYTES];
     uint64_t steps;
 };
 
@@ -79,6 +81,7 @@ struct work_here {
 struct store_object {
     char id[CLUSTER_OBJECT_BYTES]; /* "": free */
     uint32_t have;                 /* a bit a chunk */
+    uint64_t used_s;
 };
 
 struct sim_node {
@@ -89,7 +92,7 @@ struct sim_node {
     struct cluster_core *core;
     json_t *saved;
     const char *peer; /* in its configuration; NULL: none */
-    uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms, hung_ms;
+    uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms, hung_ms, facts_ms;
     int64_t skew_ms;
     int protocol; /* that it speaks; 0: this one */
     bool hung, abandoned, whole[SIM_MAX_MODELS];
@@ -116,9 +119,12 @@ struct sim {
     struct event *spare;
     struct sim_request requests[SIM_MAX_REQUESTS];
     unsigned n_requests;
+    bool forgetting; /* the user said that slices go */
     char fault[512];
     struct sim_counts counts;
 };
+
+static void set_facts(struct sim *sim, struct sim_node *node);
 
 static const struct cluster_key first_key = {"key-one", "secret-one"};
 
@@ -426,16 +432,87 @@ static unsigned model_of(const struct sim *sim, const char *object)
     return model;
 }
 
+/* ---- Which layers an object has, told apart from what the core makes of its name ------------- */
+
+/* A slice of the simulation: layers, and one of the shards of a stage. */
+struct part {
+    unsigned first, end, shard, n_shards;
+};
+
+static bool part_of(const char *object, struct part *out)
+{
+    const char *slash = strchr(object, '/');
+    *out = (struct part){0, SIM_LAYERS, 0, 1};
+    return slash == NULL || sscanf(slash + 1, "%u-%u.%u.%u", &out->first, &out->end, &out->shard,
+                                   &out->n_shards) == 4;
+}
+
+/* What is held of each layer: all of it, or shards of one kind of stage. */
+struct layers {
+    bool whole[SIM_LAYERS];
+    struct part stages[STORE_OBJECTS];
+    uint32_t found[STORE_OBJECTS];
+    size_t n_stages;
+};
+
+static void add_layers(struct layers *layers, const char *object)
+{
+    struct part part;
+    size_t at = 0;
+    if (!part_of(object, &part))
+        return;
+    while (at < layers->n_stages &&
+           (layers->stages[at].first != part.first || layers->stages[at].end != part.end ||
+            layers->stages[at].n_shards != part.n_shards))
+        at++;
+    if (at == layers->n_stages) {
+        if (at == STORE_OBJECTS)
+            return;
+        layers->stages[layers->n_stages++] = part;
+        layers->found[at] = 0;
+    }
+    layers->found[at] |= 1u << part.shard;
+    for (unsigned i = part.first; layers->found[at] == (1u << part.n_shards) - 1 && i < part.end;
+         i++)
+        layers->whole[i] = true;
+}
+
+static bool has_layers(const struct layers *layers, const char *object)
+{
+    struct part part;
+    if (!part_of(object, &part) || strchr(object, '/') == NULL)
+        return false;
+    for (unsigned i = part.first; i < part.end; i++)
+        if (!layers->whole[i])
+            return false;
+    return true;
+}
+
+/* Whether any of the nodes of a plan has the object, or all together its layers. */
 static bool holder(const struct cluster_plan_input *input, const char *object)
 {
+    struct layers layers = {.n_stages = 0};
     for (uint32_t i = 0; i < input->n_nodes; i++) {
         if (input->nodes[i].holds_model)
             return true;
-        for (uint32_t k = 0; k < input->nodes[i].n_objects; k++)
+        for (uint32_t k = 0; k < input->nodes[i].n_objects; k++) {
             if (strcmp(input->nodes[i].objects[k], object) == 0)
                 return true;
+            add_layers(&layers, input->nodes[i].objects[k]);
+        }
     }
-    return false;
+    return has_layers(&layers, object);
+}
+
+/* Models take turns in how they are cut. */
+static void slice_name(const struct sim *sim, const char *sha, uint32_t n, uint32_t i,
+                       char out[CLUSTER_OBJECT_BYTES])
+{
+    if (model_of(sim, sha) % 2 == 0)
+        snprintf(out, CLUSTER_OBJECT_BYTES, "%s/%u-%u.0.1.1", sha, SIM_LAYERS * i / n,
+                 SIM_LAYERS * (i + 1) / n);
+    else
+        snprintf(out, CLUSTER_OBJECT_BYTES, "%s/0-%u.%u.%u.1", sha, SIM_LAYERS, i, n);
 }
 
 /* The fewest nodes that hold the model in equal parts, this one among them where it must be. */
@@ -464,8 +541,10 @@ static enum status env_plan(void *context, const struct cluster_plan_input *inpu
             struct cluster_member *member = &out->members[i];
             member->node = input->nodes[chosen[i]].id;
             member->bytes = part;
-            snprintf(member->object, sizeof member->object, n == 1 ? "%s" : "%s/%u-%u",
-                     input->model->sha, n, i);
+            slice_name(sim, input->model->sha, n, i, member->slice);
+            member->slice_bytes = sim_object_bytes(member->slice);
+            text_copy(member->object, sizeof member->object,
+                      input->nodes[chosen[i]].holds_model ? input->model->sha : member->slice);
             if (!holder(input, member->object)) {
                 json_decref(out->spec);
                 return error_set(error, STATUS_NOT_FOUND, "no node has %s", input->model->name);
@@ -544,22 +623,108 @@ static uint32_t n_chunks_of(const char *object)
     return 1 + (uint32_t)(hash_text(object) % 9);
 }
 
+uint64_t sim_object_bytes(const char *object)
+{
+    return (uint64_t)n_chunks_of(object) * CLUSTER_CHUNK_BYTES - 17;
+}
+
+static bool is_complete(const struct store_object *stored)
+{
+    return stored->id[0] != 0 && stored->have == (1u << n_chunks_of(stored->id)) - 1;
+}
+
 static bool node_has(struct sim_node *node, const char *object, uint32_t chunk)
 {
     unsigned model = model_of(node->sim, object);
     if (model < node->sim->options.n_models && node->whole[model])
         return true;
     const struct store_object *stored = find_object(node, object);
-    if (stored == NULL)
-        return false;
-    if (chunk == CLUSTER_CHUNK_MANIFEST)
-        return stored->have == (1u << n_chunks_of(object)) - 1;
-    return (stored->have >> chunk & 1) != 0;
+    if (stored != NULL && (is_complete(stored) ||
+                           (chunk != CLUSTER_CHUNK_MANIFEST && (stored->have >> chunk & 1) != 0)))
+        return true;
+    struct layers layers = {.n_stages = 0};
+    for (size_t i = 0; i < STORE_OBJECTS; i++)
+        if (is_complete(&node->store[i]) && model_of(node->sim, node->store[i].id) == model)
+            add_layers(&layers, node->store[i].id);
+    return has_layers(&layers, object);
 }
 
+/* As a file: the object, or the model. */
 static bool env_has(void *context, const char *object)
 {
-    return node_has(context, object, CLUSTER_CHUNK_MANIFEST);
+    struct sim_node *node = context;
+    unsigned model = model_of(node->sim, object);
+    const struct store_object *stored = find_object(node, object);
+    return (model < node->sim->options.n_models && node->whole[model]) ||
+           (stored != NULL && is_complete(stored));
+}
+
+bool sim_covered(struct sim *sim, const char *object, unsigned but)
+{
+    struct layers layers = {.n_stages = 0};
+    unsigned model = model_of(sim, object);
+    for (unsigned n = 0; n < sim->options.n_nodes; n++) {
+        struct sim_node *node = &sim->nodes[n];
+        if (n == but || node->core == NULL)
+            continue;
+        if (node_has(node, object, CLUSTER_CHUNK_MANIFEST))
+            return true;
+        for (size_t i = 0; i < STORE_OBJECTS; i++)
+            if (is_complete(&node->store[i]) && model_of(sim, node->store[i].id) == model)
+                add_layers(&layers, node->store[i].id);
+    }
+    return has_layers(&layers, object);
+}
+
+bool sim_holds(struct sim *sim, unsigned node, const char *object)
+{
+    return node_has(&sim->nodes[node], object, CLUSTER_CHUNK_MANIFEST);
+}
+
+void sim_lost(struct sim *sim, bool counts)
+{
+    sim->counts.lost += counts;
+}
+
+void sim_age_objects(struct sim *sim, unsigned node, uint64_t seconds)
+{
+    for (size_t i = 0; i < STORE_OBJECTS; i++)
+        sim->nodes[node].store[i].used_s -= MIN(sim->nodes[node].store[i].used_s, seconds);
+    if (sim->nodes[node].core != NULL)
+        set_facts(sim, &sim->nodes[node]);
+}
+
+static uint64_t disk_left(const struct sim_node *node)
+{
+    uint64_t all = node->sim->options.disk[node->index], used = 0;
+    all = all != 0 ? all : (uint64_t)1 << 40;
+    for (size_t i = 0; i < STORE_OBJECTS; i++)
+        for (uint32_t chunk = 0; node->store[i].id[0] != 0 && chunk < 32; chunk++)
+            used += (node->store[i].have >> chunk & 1) * (uint64_t)CLUSTER_CHUNK_BYTES;
+    return all > used ? all - used : 0;
+}
+
+const char *sim_single(struct sim *sim)
+{
+    for (unsigned n = 0; n < sim->options.n_nodes; n++)
+        for (size_t i = 0; sim->nodes[n].core != NULL && i < CLUSTER_MAX_INSTANCES; i++) {
+            const struct instance *instance = &sim->nodes[n].core->instances[i];
+            for (uint32_t k = 0;
+                 instance->state == INSTANCE_RUNNING && k < instance->plan.n_members; k++) {
+                const char *slice = instance->plan.members[k].slice;
+                uint64_t size = sim_object_bytes(slice);
+                bool single = false, room = false;
+                for (unsigned a = 0; a < sim->options.n_nodes; a++) {
+                    single = single || (sim->nodes[a].core != NULL && !sim_covered(sim, slice, a));
+                    room = room || (sim->nodes[a].core != NULL && !sim_holds(sim, a, slice) &&
+                                    disk_left(&sim->nodes[a]) >=
+                                        size + size / COPY_MARGIN_PARTS + DISK_KEEP_BYTES);
+                }
+                if (single && room)
+                    return slice;
+            }
+        }
+    return NULL;
 }
 
 static void env_open(void *context, const struct cluster_open *open)
@@ -577,6 +742,7 @@ static void env_open(void *context, const struct cluster_open *open)
     sim->counts.opened++;
     rank->model = model_of(sim, open->model->sha);
     rank->n_members = open->n_members;
+    text_copy(rank->object, sizeof rank->object, open->object);
     memcpy(rank->nodes, open->nodes, sizeof rank->nodes);
     struct event *event = event_new(sim, EVENT_OPENED, node->index);
     event->a = open->instance;
@@ -626,11 +792,46 @@ static void env_fetch(void *context, const char *object, uint32_t chunk, struct 
     event_at(sim, event, sim->now_ms + 5 + sim_random(sim, CHUNK_MS));
 }
 
-static void env_fetched(void *context, const char *object)
+static void env_fetched(void *context, const char *object, const char *model)
 {
     struct sim_node *node = context;
+    struct store_object *stored = find_object(node, object);
+    (void)model;
     if (!env_has(node, object))
         sim_fail(node->sim, "%s takes an object for whole that is not", node->name);
+    if (stored != NULL)
+        stored->used_s = env_wall(node) / 1000;
+}
+
+/* All run, and the links between them are free: what they know of each other is true, but for what
+ * is on its way. */
+static bool all_here(struct sim *sim)
+{
+    for (unsigned n = 0; n < sim->options.n_nodes; n++)
+        if (sim->nodes[n].core == NULL || sim->nodes[n].frozen_until_ms > sim->now_ms)
+            return false;
+    return sim_all_linked(sim);
+}
+
+/* What a rank computes with, or what no other node has, may not go. */
+static void env_remove(void *context, const char *object)
+{
+    struct sim_node *node = context;
+    struct sim *sim = node->sim;
+    struct store_object *stored = find_object(node, object);
+    trace(sim, node, "removes %s", object);
+    if (stored == NULL)
+        sim_fail(sim, "%s removes what it does not have", node->name);
+    else
+        memset(stored, 0, sizeof *stored);
+    sim->counts.removed++;
+    for (size_t i = 0; i < MAX_RANKS; i++) {
+        const struct rank *rank = &node->ranks[i];
+        if ((rank->open || rank->opening) && strcmp(rank->object, object) == 0)
+            sim_fail(sim, "%s removes a slice that it computes with", node->name);
+    }
+    if (!sim->forgetting && all_here(sim) && !sim_covered(sim, object, SIM_NOBODY))
+        sim_fail(sim, "%s removes the last copy of %s", node->name, object);
 }
 
 /* ---- Requests -------------------------------------------------------------------------------- */
@@ -743,6 +944,7 @@ static const struct cluster_env environment = {.now_ms = env_now,
                                                .has = env_has,
                                                .fetch = env_fetch,
                                                .fetched = env_fetched,
+                                               .remove = env_remove,
                                                .open = env_open,
                                                .close = env_close,
                                                .start = env_start,
@@ -959,7 +1161,7 @@ static void happen_fetched(struct sim *sim, const struct event *event)
     if (event->other == sim->options.n_nodes)
         return;
     struct sim_node *source = &sim->nodes[event->other];
-    uint32_t chunk = (uint32_t)event->a, n = n_chunks_of(event->text);
+    uint32_t chunk = (uint32_t)event->a;
     enum cluster_fetch_result result = CLUSTER_FETCHED;
     if (source->core == NULL || !reachable(sim, event->node, event->other) ||
         !node_has(source, event->text, chunk) || (sim->options.faults && chance(sim, 4)))
@@ -973,15 +1175,14 @@ static void happen_fetched(struct sim *sim, const struct event *event)
     if (result != CLUSTER_FETCHED || chunk != CLUSTER_CHUNK_MANIFEST) {
         if (result == CLUSTER_FETCHED) {
             stored->have |= 1u << chunk;
-            source->chunks_from++;
+            source->chunks_from += source != node;
             sim->counts.chunks++;
         }
         cluster_core_fetched(node->core, event->text, chunk, source->id, result);
         return;
     }
     uint8_t have[2] = {(uint8_t)stored->have, (uint8_t)(stored->have >> 8)};
-    cluster_core_manifest(node->core, event->text, source->id,
-                          (uint64_t)n * CLUSTER_CHUNK_BYTES - 17, have);
+    cluster_core_manifest(node->core, event->text, source->id, sim_object_bytes(event->text), have);
 }
 
 static void happen_opened(struct sim *sim, const struct event *event)
@@ -1010,7 +1211,7 @@ static void happen_closed(struct sim *sim, const struct event *event)
 static void set_facts(struct sim *sim, struct sim_node *node)
 {
     struct cluster_facts facts = {.memory_limit_bytes = node->memory,
-                                  .disk_free_bytes = (uint64_t)1 << 40,
+                                  .disk_free_bytes = disk_left(node),
                                   .read_bandwidth = 1e11,
                                   .flops = 1e12,
                                   .n_threads = 2,
@@ -1019,10 +1220,11 @@ static void set_facts(struct sim *sim, struct sim_node *node)
         if (node->whole[i])
             facts.models[facts.n_models++] = sim->models[i];
     for (size_t i = 0; i < STORE_OBJECTS; i++)
-        if (node->store[i].id[0] != 0 && env_has(node, node->store[i].id)) {
+        if (is_complete(&node->store[i]) && facts.n_objects < CLUSTER_MAX_OBJECTS) {
             struct cluster_object *object = &facts.objects[facts.n_objects++];
             text_copy(object->id, sizeof object->id, node->store[i].id);
-            object->size_bytes = (uint64_t)n_chunks_of(object->id) * CLUSTER_CHUNK_BYTES - 17;
+            object->size_bytes = sim_object_bytes(object->id);
+            object->used_s = node->store[i].used_s;
         }
     cluster_core_set_facts(node->core, &facts);
 }
@@ -1128,6 +1330,10 @@ static void handle(struct sim *sim, struct event *event)
     switch (event->kind) {
     case EVENT_TICK:
         tell_steps(node);
+        if (node->facts_ms <= sim->now_ms) {
+            node->facts_ms = sim->now_ms + FACTS_MS;
+            set_facts(sim, node);
+        }
         cluster_core_tick(node->core);
         event_at(sim, event_new(sim, EVENT_TICK, event->node), sim->now_ms + CLUSTER_TICK_MS);
         break;
@@ -1359,6 +1565,14 @@ void sim_give_model(struct sim *sim, unsigned node, unsigned model)
     sim->nodes[node].whole[model] = true;
     if (sim->nodes[node].core != NULL)
         set_facts(sim, &sim->nodes[node]);
+}
+
+void sim_forget(struct sim *sim, unsigned node, unsigned model)
+{
+    struct error error;
+    sim->forgetting = true;
+    if (cluster_core_forget(sim->nodes[node].core, sim->models[model].sha, &error) != STATUS_OK)
+        sim_fail(sim, "%s is not forgotten: %s", sim->models[model].name, error.text);
 }
 
 void sim_take_object(struct sim *sim, unsigned node, const char *object)

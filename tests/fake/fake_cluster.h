@@ -15,12 +15,15 @@
 #define SIM_MAX_MODELS 6
 #define SIM_MAX_REQUESTS 512
 #define SIM_MAX_KEYS 32
+#define SIM_LAYERS 240 /* of each model */
+#define SIM_NOBODY SIM_MAX_NODES
 
 struct sim_options {
     uint64_t seed;
     unsigned n_nodes, n_models;
     uint64_t latency_ms;             /* at most, on a good link */
     uint64_t memory[SIM_MAX_NODES];  /* bytes */
+    uint64_t disk[SIM_MAX_NODES];    /* bytes for slices; 0: more than enough */
     uint64_t models[SIM_MAX_MODELS]; /* bytes of memory that each needs */
     bool faults;                     /* local work fails now and then */
     bool silent;                     /* ranks do not notice that another one is gone */
@@ -34,6 +37,8 @@ struct sim_counts {
     uint64_t continued;                  /* ... that began again after their first token */
     uint64_t opened;                     /* ranks */
     uint64_t chunks, chunks_again;       /* fetched, and asked for though they were there */
+    uint64_t removed;                    /* objects */
+    uint64_t lost;                       /* nodes whose loss took nothing, as sim_lost said */
 };
 
 struct sim;
@@ -71,12 +76,25 @@ void sim_speak(struct sim *sim, unsigned node, int protocol);
 /* The same identity as another one. */
 void sim_copy_identity(struct sim *sim, unsigned node, unsigned of);
 void sim_give_model(struct sim *sim, unsigned node, unsigned model);
+/* The user removes a model's slices from all nodes. */
+void sim_forget(struct sim *sim, unsigned node, unsigned model);
 void sim_take_object(struct sim *sim, unsigned node, const char *object); /* "": all */
 void sim_set_memory(struct sim *sim, unsigned node, uint64_t bytes);
 /* For each object that the node holds. */
 unsigned sim_n_objects(const struct sim *sim, unsigned node);
 /* Bytes of ranks that are reserved and not released. */
 uint64_t sim_reserved(const struct sim *sim, unsigned node);
+/* Bytes that all these objects are in the simulation. */
+uint64_t sim_object_bytes(const char *object);
+void sim_lost(struct sim *sim, bool counts);
+/* Makes all objects of a node look as if they were used last so long ago. */
+void sim_age_objects(struct sim *sim, unsigned node, uint64_t seconds);
+bool sim_holds(struct sim *sim, unsigned node, const char *object);
+/* Whether nodes that run, without `but` (or SIM_NOBODY), hold all layers of an object together. */
+bool sim_covered(struct sim *sim, const char *object, unsigned but);
+/* An object that a running instance needs and that a single node's loss would take, though a node
+ * without it has room for it; NULL: there is none. */
+const char *sim_single(struct sim *sim);
 /* Chunks that came over the network, by source. */
 uint64_t sim_chunks_from(const struct sim *sim, unsigned node);
 /* The node never comes back, and its state does not count. */

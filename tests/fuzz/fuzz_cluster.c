@@ -10,6 +10,7 @@
  */
 #include "cluster/core.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,6 +95,9 @@ static enum status world_plan(void *context, const struct cluster_plan_input *in
             return error_set(error, STATUS_MEMORY, "no room");
         out->members[i] = (struct cluster_member){.node = input->nodes[i].id, .bytes = 100};
         memcpy(out->members[i].object, input->model->sha, sizeof sha);
+        snprintf(out->members[i].slice, CLUSTER_OBJECT_BYTES, "%s/0-8.%u.%u.1", input->model->sha,
+                 i, n);
+        out->members[i].slice_bytes = 20u << 20;
     }
     return STATUS_OK;
 }
@@ -113,7 +117,12 @@ static void world_fetch(void *context, const char *object, uint32_t chunk, struc
     world->fetching = true;
 }
 
-static void world_fetched(void *context, const char *object)
+static void world_fetched(void *context, const char *object, const char *model)
+{
+    (void)context, (void)object, (void)model;
+}
+
+static void world_remove(void *context, const char *object)
 {
     (void)context, (void)object;
 }
@@ -227,6 +236,7 @@ static struct cluster_core *open_core(struct world *world, const json_t *saved)
                                     .has = world_has,
                                     .fetch = world_fetch,
                                     .fetched = world_fetched,
+                                    .remove = world_remove,
                                     .open = world_open,
                                     .close = world_close,
                                     .start = world_start,

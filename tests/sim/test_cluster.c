@@ -33,7 +33,8 @@ struct story {
     struct sim_options options;
     struct undo undo[MAX_UNDO];
     unsigned n_undo, n_keys, n_rotations;
-    bool sent_away; /* a node was removed, or left */
+    bool sent_away;   /* a node was removed, or left */
+    bool small_disks; /* some disks hold a few slices only */
     struct {
         char hash[16];
         unsigned revoked_at; /* a node, plus 1; 0: not revoked */
@@ -311,6 +312,10 @@ static void choose(struct sim_options *options, uint64_t seed)
     options->idle_ms = 2000 + (uint32_t)DRAW(6000);
     for (unsigned i = 0; i < options->n_nodes; i++)
         options->memory[i] = 50 + DRAW(100);
+    bool small = DRAW(4) == 0;
+    for (unsigned i = 0; i < options->n_nodes; i++)
+        if (small && DRAW(2) == 0)
+            options->disk[i] = DISK_KEEP_BYTES + DRAW(40) * CLUSTER_CHUNK_BYTES;
     for (unsigned i = 0; i < options->n_models; i++) {
         uint64_t kind = DRAW(12);
         options->models[i] = kind == 0 ? 10000 : kind < 6 ? 20 + DRAW(60) : 80 + DRAW(140);
@@ -405,17 +410,65 @@ static bool fits(struct story *story, unsigned model)
     return false;
 }
 
-/* Whether a node that runs has the whole of it. */
+/* Whether nodes that run have the whole of it, in whatever slices, and room for others. */
 static bool held(struct story *story, unsigned model)
 {
-    const char *sha = sim_model(story->sim, model)->sha;
-    for (unsigned i = 0; i < story->options.n_nodes; i++) {
-        const struct cluster_core *core = sim_core(story->sim, i);
-        for (uint32_t k = 0; core != NULL && k < core->nodes[0].facts.n_models; k++)
-            if (strcmp(core->nodes[0].facts.models[k].sha, sha) == 0)
-                return true;
+    char whole[CLUSTER_OBJECT_BYTES];
+    snprintf(whole, sizeof whole, "%s/0-%d.0.1.1", sim_model(story->sim, model)->sha, SIM_LAYERS);
+    return sim_covered(story->sim, whole, SIM_NOBODY) && !story->small_disks;
+}
+
+static bool no_single(struct sim *sim)
+{
+    return sim_single(sim) == NULL;
+}
+
+static bool lost_one_answers(struct story *story, unsigned model)
+{
+    struct sim *sim = story->sim;
+    unsigned lost = any_node(story), node = any_node(story);
+    if (sim_core(sim, lost) == NULL || lost == node || sim_core(sim, node) == NULL)
+        return true;
+    bool runs = sim_n_instances(sim, model, true) > 0;
+    sim_crash(sim, lost, any(story, 2) == 0);
+    if (runs && !held(story, model))
+        sim_fail(sim, "%s took some of %s with it", sim_name(sim, lost),
+                 sim_model(sim, model)->name);
+    bool possible = fits(story, model) && held(story, model);
+    int request = sim_submit(sim, node, model, 5);
+    bool good = sim_wait(sim, sim_now(sim) + CALM_MS, sim_all_answered) && request >= 0;
+    good = good && (!possible || sim_request(sim, request)->answer == SIM_ANSWERED);
+    if (!good && sim_fault(sim) == NULL)
+        sim_fail(sim, "without %s, %s does not run: %s", sim_name(sim, lost),
+                 sim_model(sim, model)->name,
+                 request >= 0 ? sim_request(sim, request)->reason : "");
+    sim_lost(sim, possible);
+    sim_start(sim, lost);
+    return sim_wait(sim, sim_now(sim) + CALM_MS, sim_settled);
+}
+
+/* While a model is kept loaded and nothing else happens, its slices get second copies, wherever a
+ * disk has room; then any one node may be lost with all that is on it. */
+static void check_copies(struct story *story, unsigned model)
+{
+    struct sim *sim = story->sim;
+    struct error error;
+    unsigned node = 0;
+    while (sim_core(sim, node) == NULL)
+        node++;
+    if (cluster_core_load(sim_core(sim, node), sim_model(sim, model), NULL, &error) != STATUS_OK)
+        return;
+    sim_run(sim, sim_now(sim) + 3000);
+    if (!sim_wait(sim, sim_now(sim) + CALM_MS, no_single)) {
+        const char *slice = sim_single(sim);
+        sim_fail(sim, "a lost node takes %s with it", slice != NULL ? slice : "a slice");
+        return;
     }
-    return false;
+    if (!story->small_disks && !lost_one_answers(story, model))
+        sim_fail(sim, "does not settle after a loss: %s", unsettled(sim));
+    while (sim_core(sim, node) == NULL)
+        node++;
+    cluster_core_unload(sim_core(sim, node), sim_model(sim, model)->sha, false, &error);
 }
 
 /* Alone, with all nodes, each model that fits must be answered, from any node. */
@@ -437,6 +490,8 @@ static void ask_each(struct story *story)
         if (!good && fits(story, model) && held(story, model))
             sim_fail(sim, "%s does not run: %s", sim_model(sim, model)->name,
                      sim_request(sim, request)->reason);
+        if (good && sim_fault(sim) == NULL)
+            check_copies(story, model);
     }
 }
 
@@ -495,6 +550,8 @@ static void add_counts(struct sim_counts *sum, const struct sim_counts *counts)
     sum->opened += counts->opened;
     sum->chunks += counts->chunks;
     sum->chunks_again += counts->chunks_again;
+    sum->removed += counts->removed;
+    sum->lost += counts->lost;
 }
 
 /* NULL, or what went wrong, until the next call. */
@@ -503,6 +560,8 @@ static const char *tell(uint64_t seed, bool trace, struct sim_counts *sum)
     static char fault[512];
     struct story story = {.n_undo = 0};
     choose(&story.options, seed);
+    for (unsigned i = 0; i < story.options.n_nodes; i++)
+        story.small_disks = story.small_disks || story.options.disk[i] != 0;
     story.options.trace = trace;
     story.sim = sim_open(&story.options);
     begin(&story);
@@ -540,9 +599,10 @@ static bool tell_some(unsigned number, const char *program, const char *what, co
     if (seeds == NULL)
         printf(" %" PRIu64 " to %" PRIu64, first, first + n - 1);
     printf("\n# %" PRIu64 " messages, %" PRIu64 " ranks opened, %" PRIu64 " chunks (%" PRIu64
-           " twice); %" PRIu64 " answers, %" PRIu64 " errors, %" PRIu64 " continued\n",
-           counts.messages, counts.opened, counts.chunks, counts.chunks_again, counts.answered,
-           counts.errors, counts.continued);
+           " twice), %" PRIu64 " slices removed; %" PRIu64 " answers, %" PRIu64 " errors, %" PRIu64
+           " continued; %" PRIu64 " nodes lost that took nothing with them\n",
+           counts.messages, counts.opened, counts.chunks, counts.chunks_again, counts.removed,
+           counts.answered, counts.errors, counts.continued, counts.lost);
     fflush(stdout);
     return failed == 0;
 }

@@ -760,67 +760,6 @@ static void test_recovery_cancel(void **state)
     sim_close(sim);
 }
 
-/* ---- Fetching -------------------------------------------------------------------------------- */
-
-static bool two_copies(struct sim *sim)
-{
-    for (unsigned i = 0; i < sim_n_nodes(sim); i++) {
-        const struct cluster_core *core = sim_core(sim, i);
-        for (uint32_t k = 0; k < core->nodes[0].facts.n_objects; k++)
-            if (fetch_copies(core, core->nodes[0].facts.objects[k].id) < 2)
-                return false;
-    }
-    return true;
-}
-
-static void test_fetch_and_copy(void **state)
-{
-    (void)state;
-    struct sim_options options = options_of(3);
-    options.memory[0] = 10; /* it has the model, and no room */
-    struct sim *sim = sim_open(&options);
-    sim_give_model(sim, 0, 1);
-    for (unsigned i = 0; i < 3; i++)
-        sim_start(sim, i);
-    assert_sim(sim, sim_wait(sim, 4000, sim_all_linked));
-    int request = sim_submit(sim, 0, 1, 10);
-    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
-    assert_true(answered(sim, request));
-    assert_int_equal(sim_n_objects(sim, 1), 1); /* a slice each, and no more */
-    assert_int_equal(sim_n_objects(sim, 2), 1);
-    assert_int_equal(sim_counts(sim)->chunks_again, 0);
-    run_ms(sim, 5000);
-    assert_int_equal(sim_n_objects(sim, 1), 1); /* node 0 can make both */
-    sim_crash(sim, 0, true);
-    run_ms(sim, 4000);
-    assert_true(has_problem(sim, 1, "single", "slice") || two_copies(sim));
-    assert_sim(sim, sim_wait(sim, sim_now(sim) + 500, sim_all_answered));
-    sim_close(sim);
-}
-
-static void test_fetch_second_copy(void **state)
-{
-    (void)state;
-    struct sim_options options = options_of(4);
-    options.memory[0] = 10;
-    struct sim *sim = sim_open(&options);
-    sim_give_model(sim, 0, 1);
-    for (unsigned i = 0; i < 4; i++)
-        sim_start(sim, i);
-    assert_sim(sim, sim_wait(sim, 4000, sim_all_linked));
-    sim_submit(sim, 0, 1, 10);
-    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
-    sim_crash(sim, 0, true); /* who could make them is gone: others copy the slices */
-    run_ms(sim, 20000);
-    unsigned n = 0;
-    for (unsigned i = 1; i < 4; i++)
-        n += sim_n_objects(sim, i);
-    assert_int_equal(n, 4);
-    for (unsigned i = 1; i < 4; i++)
-        assert_false(has_problem(sim, i, "single", ""));
-    sim_close(sim);
-}
-
 /* ---- Messages -------------------------------------------------------------------------------- */
 
 static void test_message_fields(void **state)
@@ -979,8 +918,6 @@ int main(void)
         cmocka_unit_test(test_recovery_hung),
         cmocka_unit_test(test_recovery_partition),
         cmocka_unit_test(test_recovery_cancel),
-        cmocka_unit_test(test_fetch_and_copy),
-        cmocka_unit_test(test_fetch_second_copy),
         cmocka_unit_test(test_message_fields),
         cmocka_unit_test(test_message_text),
         cmocka_unit_test(test_message_odd_names),

@@ -222,6 +222,50 @@ static void test_ranks_formats(void **state)
 
 /* ---- Slice files ---- */
 
+static unsigned char *slice_bytes(struct weights_slice *slice, size_t *size)
+{
+    *size = (size_t)weights_slice_size(slice);
+    unsigned char *bytes = malloc(*size);
+    assert_true(bytes != NULL && weights_slice_read(slice, 0, bytes, *size));
+    weights_slice_close(slice);
+    return bytes;
+}
+
+/* Slice files of one placement give the slices of every other one, byte by byte; without one of
+ * them some cannot be made. */
+static void check_merge(const struct weights *weights, const struct weights *const *files,
+                        size_t n_files)
+{
+    static const char *const others[] = {"3",   "1+2", "2+1",   "1+1+1",
+                                         "1:1", "2:1", "1+1:1", "1:1+2"};
+    struct weights_slice *slice;
+    struct error error = {0};
+    size_t n_lacking = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(others); i++) {
+        struct model_placement placement = fake_placement(others[i], N_LAYERS);
+        for (uint32_t r = 0; r < model_placement_ranks(&placement); r++) {
+            size_t size, again;
+            assert_int_equal(model_slice_open(&slice, weights, &placement, r, &error), STATUS_OK);
+            unsigned char *expected = slice_bytes(slice, &size);
+            if (model_slice_merge(&slice, files, n_files, &placement, r, &error) != STATUS_OK)
+                fail_msg("rank %u of %s: %s", r, others[i], error.text);
+            unsigned char *merged = slice_bytes(slice, &again);
+            assert_int_equal(size, again);
+            assert_memory_equal(merged, expected, size);
+            free(expected);
+            free(merged);
+            if (n_files < 2)
+                continue;
+            enum status status =
+                model_slice_merge(&slice, files + 1, n_files - 1, &placement, r, &error);
+            assert_true(status == STATUS_OK || status == STATUS_NOT_FOUND);
+            n_lacking += status == STATUS_NOT_FOUND;
+            weights_slice_close(slice);
+        }
+    }
+    assert_true(n_files < 2 || n_lacking > 0);
+}
+
 /* Writes the slice file of a rank in pieces of odd sizes; a second reading of random ranges gives
  * the same bytes. */
 static struct weights *slice_file(const struct weights *weights,
@@ -286,6 +330,7 @@ static void check_slices(const struct shape *shape, const char *text)
     run_text(ranks.owner, found);
     assert_int_equal(fake_ranks_close(&ranks), STATUS_OK);
     assert_memory_equal(found, expected, sizeof found);
+    check_merge(weights, files, n);
     struct model *model;
     options = options_for(NULL);
     assert_int_equal(model_open(&model, own[n - 1], &options, &error), STATUS_INVALID);
