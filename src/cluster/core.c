@@ -125,6 +125,8 @@ static const struct {
     {"unload", on_unload},
     {"holds", on_holds},
     {"have", on_have},
+    {"usage", on_usage},
+    {"usage_heard", on_usage_heard},
 };
 
 /* False: the message is not what it should be, and fault says why. */
@@ -264,6 +266,7 @@ void cluster_core_close(struct cluster_core *core)
         json_decref(core->reservations[i].spec);
     requests_close(core);
     fetch_close(core);
+    limits_close(core);
     state_close(&core->state);
     free(core);
 }
@@ -291,6 +294,7 @@ void cluster_core_tick(struct cluster_core *core)
     instances_tick(core);
     fetch_tick(core);
     requests_tick(core);
+    limits_tick(core);
     if (core->now_ms >= core->slow_ms) {
         core->slow_ms = core->now_ms + SLOW_MS;
         keys_tick(core);

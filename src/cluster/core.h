@@ -22,7 +22,7 @@
  * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
  * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
  * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have).
+ * have), core_limits.c (usage, usage_heard).
  */
 #ifndef CONSORT_CLUSTER_CORE_H
 #define CONSORT_CLUSTER_CORE_H
@@ -359,10 +359,34 @@ enum status cluster_core_submit(struct cluster_core *core, const struct cluster_
 /* No token and no end come after this. */
 void cluster_core_cancel(struct cluster_core *core, uint64_t request);
 
+/* ---- Limits of API keys ---------------------------------------------------------------------- */
+
+enum cluster_limit {
+    CLUSTER_LIMIT_REQUESTS, /* a minute */
+    CLUSTER_LIMIT_TOKENS,   /* a minute */
+    CLUSTER_LIMIT_PARALLEL, /* requests at once */
+    CLUSTER_N_LIMITS,
+};
+
+struct cluster_allowance {
+    bool allowed;
+    enum cluster_limit refused_by;
+    double wait_s;  /* refused: when to try again */
+    double left[2]; /* requests and tokens, on all nodes, as far as this one knows */
+};
+
+/* Whether a request of the key with that hash may begin here, so that all nodes together keep to
+ * the limits in the entry "key/HASH" ("requests_per_minute", "tokens_per_minute", "parallel"; 0:
+ * none). What was allowed ends with cluster_core_give_back. False: the cluster does not know the
+ * key, and *out is untouched. */
+bool cluster_core_take(struct cluster_core *core, const char *hash, struct cluster_allowance *out);
+/* n_tokens: that the request used. */
+void cluster_core_give_back(struct cluster_core *core, const char *hash, uint64_t n_tokens);
+
 /* ---- Commands -------------------------------------------------------------------------------- */
 
 /* Sets an entry of the desired state; value NULL: removes it. Keys:
- *   "key/HASH"      {..., "revoked": true}  an API key; what is revoked stays so
+ *   "key/HASH"      {..., "revoked": true}  an API key with its limits; what is revoked stays so
  *   "alias/NAME"    {"model": SHA}
  *   "model/SHA"     {"name", "size", "options"}  stays loaded
  *   "removed/ID"    {"name"}  a node that may not come back

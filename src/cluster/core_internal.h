@@ -102,6 +102,8 @@ struct node {
     uint64_t incarnation, superseded, superseded_ms;
     uint64_t heard_ms, up_ms, lost_ms, dial_ms, measure_ms, asked_ms;
     uint32_t failures;
+    uint64_t usage_heard;   /* of this node's messages of usage, the last that it answered */
+    uint64_t held_until_ms; /* it is lost, and keeps its part of limits; 0: it does not */
 
     /* Told by the node; of this node, its own. */
     bool has_facts;
@@ -283,6 +285,8 @@ struct fetching {
     bool told[CLUSTER_MAX_NODES]; /* nodes that know which chunks are here */
 };
 
+struct meter;
+
 /* ---- The core -------------------------------------------------------------------------------- */
 
 struct cluster_core {
@@ -306,6 +310,9 @@ struct cluster_core {
     uint32_t n_asks, n_works; /* slots that were ever used */
     struct fetching fetches[CLUSTER_MAX_TRANSFERS];
     uint64_t next_work, next_order, next_request;
+    struct meter **meters; /* keys in use */
+    size_t n_meters, meters_capacity;
+    uint64_t usage_seq;
 
     uint64_t beat_ms, slow_ms, replicate_ms; /* when next */
     bool facts_dirty, work_dirty, saved_dirty;
@@ -432,6 +439,15 @@ void requests_fail(struct cluster_core *core, struct instance *instance, enum st
 /* Sends all to another owner. */
 void requests_move(struct cluster_core *core, struct instance *instance, struct cluster_id owner);
 message_handler on_submit, on_cancel, on_still, on_tokens, on_end, on_gone, on_elsewhere;
+
+/* ---- core_limits.c --------------------------------------------------------------------------- */
+
+void limits_tick(struct cluster_core *core);
+void limits_node_up(struct cluster_core *core, struct node *node);
+void limits_node_lost(struct cluster_core *core, struct node *node, bool silent);
+void limits_node_gone(struct cluster_core *core, struct node *node); /* for good */
+void limits_close(struct cluster_core *core);
+message_handler on_usage, on_usage_heard;
 
 /* ---- core_fetch.c ---------------------------------------------------------------------------- */
 

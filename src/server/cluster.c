@@ -145,6 +145,41 @@ static bool take_each(void *context, const char *entry, const json_t *value)
     return true;
 }
 
+/* ---- Limits of keys, which hold for all nodes together --------------------------------------- */
+
+static const char *hash_of(const struct key *key, char out[CLUSTER_ENTRY_KEY_BYTES])
+{
+    entry_of(key->hash, out);
+    return out + strlen(KEY_ENTRY);
+}
+
+bool cluster_take(void *context, const struct key *key, struct key_allowance *out)
+{
+    struct server *server = context;
+    char entry[CLUSTER_ENTRY_KEY_BYTES];
+    struct cluster_allowance allowance;
+    if (server->node == NULL ||
+        !cluster_core_take(cluster_node_core(server->node), hash_of(key, entry), &allowance))
+        return false;
+    static const enum key_limit limits[] = {[CLUSTER_LIMIT_REQUESTS] = KEY_LIMIT_REQUESTS,
+                                            [CLUSTER_LIMIT_TOKENS] = KEY_LIMIT_TOKENS,
+                                            [CLUSTER_LIMIT_PARALLEL] = KEY_LIMIT_PARALLEL};
+    *out = (struct key_allowance){
+        .allowed = allowance.allowed,
+        .refused_by = limits[allowance.refused_by],
+        .wait_s = allowance.wait_s,
+        .left = {allowance.left[CLUSTER_LIMIT_REQUESTS], allowance.left[CLUSTER_LIMIT_TOKENS]}};
+    return true;
+}
+
+void cluster_give_back(void *context, const struct key *key, uint64_t n_tokens)
+{
+    struct server *server = context;
+    char entry[CLUSTER_ENTRY_KEY_BYTES];
+    if (server->node != NULL)
+        cluster_core_give_back(cluster_node_core(server->node), hash_of(key, entry), n_tokens);
+}
+
 /* ---- Digests of files that are in no store --------------------------------------------------- */
 
 /* One thread for all of them, begun with the node: a gigabyte takes about a second. */

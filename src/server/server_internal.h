@@ -115,6 +115,9 @@ enum status cluster_open(struct server *server, struct error *error);
 void cluster_close(struct server *server);
 /* Tells the other nodes of keys that were made or ended here. */
 void cluster_share_keys(void *context);
+/* For struct gateway_shared. */
+bool cluster_take(void *context, const struct key *key, struct key_allowance *out);
+void cluster_give_back(void *context, const struct key *key, uint64_t n_tokens);
 /* Makes the models of other nodes known. */
 void cluster_refresh(struct server *server);
 bool cluster_is_away(const struct served_model *model);
