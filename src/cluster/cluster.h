@@ -53,6 +53,10 @@ struct cluster_host {
     size_t (*models)(void *context, struct cluster_local_model *out, size_t max);
     uint64_t (*memory_used)(void *context); /* by models that the server itself has open */
     void (*log)(void *context, const char *line);
+    /* As in struct cluster_env. (both or neither) */
+    bool (*ask)(void *context, struct cluster_id from, uint64_t question, const char *what,
+                const json_t *query);
+    void (*answered)(void *context, uint64_t question, const json_t *body, const char *reason);
     /* A key of the API was revoked or changed anywhere. (optional) */
     void (*changed)(void *context, const char *key, const json_t *value);
 };

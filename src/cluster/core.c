@@ -125,6 +125,8 @@ static const struct {
     {"unload", on_unload},
     {"holds", on_holds},
     {"have", on_have},
+    {"ask", on_ask},
+    {"answer", on_answer},
     {"usage", on_usage},
     {"usage_heard", on_usage_heard},
 };
@@ -295,6 +297,7 @@ void cluster_core_tick(struct cluster_core *core)
     fetch_tick(core);
     requests_tick(core);
     limits_tick(core);
+    questions_tick(core);
     if (core->now_ms >= core->slow_ms) {
         core->slow_ms = core->now_ms + SLOW_MS;
         keys_tick(core);

@@ -22,7 +22,7 @@
  * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
  * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
  * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have), core_limits.c (usage, usage_heard).
+ * have), core_limits.c (usage, usage_heard), core_ask.c (ask, answer).
  */
 #ifndef CONSORT_CLUSTER_CORE_H
 #define CONSORT_CLUSTER_CORE_H
@@ -45,6 +45,7 @@
 #define CLUSTER_MAX_INSTANCES 16
 #define CLUSTER_MAX_RESERVATIONS 64  /* on one node */
 #define CLUSTER_MAX_REQUESTS 512     /* of the clients of one node, and at one owner */
+#define CLUSTER_MAX_QUESTIONS 64     /* of this node, under way */
 #define CLUSTER_MAX_TRANSFERS 16     /* objects that one node fetches at a time */
 #define CLUSTER_MAX_CHUNKS 131072    /* of an object: 1 TiB */
 #define CLUSTER_MAX_TOKENS (1 << 19) /* of one answer */
@@ -258,6 +259,14 @@ struct cluster_env {
     void (*end)(void *context, uint64_t request, enum status status, const char *reason,
                 const json_t *data);
 
+    /* Another node asks what only this one knows: answered later by cluster_core_answer; false:
+     * there is no answer. (optional) */
+    bool (*ask)(void *context, struct cluster_id from, uint64_t question, const char *what,
+                const json_t *query);
+    /* The end of a question, once; body NULL: reason says in one sentence why there is no answer.
+     * Needed by who calls cluster_core_ask. */
+    void (*answered)(void *context, uint64_t question, const json_t *body, const char *reason);
+
     void (*log)(void *context,
                 const char *line); /* no prompts, no answers, no secrets (optional) */
 };
@@ -358,6 +367,15 @@ enum status cluster_core_submit(struct cluster_core *core, const struct cluster_
                                 const json_t *payload, uint64_t *request, struct error *error);
 /* No token and no end come after this. */
 void cluster_core_cancel(struct cluster_core *core, uint64_t request);
+
+/* ---- Questions ------------------------------------------------------------------------------- */
+
+/* Asks a node that is up; the end comes by env->answered, never from within this call. */
+enum status cluster_core_ask(struct cluster_core *core, struct cluster_id node, const char *what,
+                             const json_t *query, uint64_t *question, struct error *error);
+/* Answers what env->ask was given; body NULL: there is no answer after all. */
+void cluster_core_answer(struct cluster_core *core, struct cluster_id to, uint64_t question,
+                         const json_t *body);
 
 /* ---- Limits of API keys ---------------------------------------------------------------------- */
 

@@ -285,6 +285,12 @@ struct fetching {
     bool told[CLUSTER_MAX_NODES]; /* nodes that know which chunks are here */
 };
 
+struct question {
+    uint64_t id; /* 0: free */
+    struct cluster_id node;
+    uint64_t deadline_ms;
+};
+
 struct meter;
 
 /* ---- The core -------------------------------------------------------------------------------- */
@@ -313,6 +319,8 @@ struct cluster_core {
     struct meter **meters; /* keys in use */
     size_t n_meters, meters_capacity;
     uint64_t usage_seq;
+    struct question questions[CLUSTER_MAX_QUESTIONS];
+    uint64_t next_question;
 
     uint64_t beat_ms, slow_ms, replicate_ms; /* when next */
     bool facts_dirty, work_dirty, saved_dirty;
@@ -448,6 +456,12 @@ void limits_node_lost(struct cluster_core *core, struct node *node, bool silent)
 void limits_node_gone(struct cluster_core *core, struct node *node); /* for good */
 void limits_close(struct cluster_core *core);
 message_handler on_usage, on_usage_heard;
+
+/* ---- core_ask.c ------------------------------------------------------------------------------ */
+
+void questions_node_lost(struct cluster_core *core, const struct node *node);
+void questions_tick(struct cluster_core *core);
+message_handler on_ask, on_answer;
 
 /* ---- core_fetch.c ---------------------------------------------------------------------------- */
 

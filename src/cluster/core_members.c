@@ -160,6 +160,7 @@ void members_lost(struct cluster_core *core, struct node *node, const char *reas
     requests_node_lost(core, node);
     instances_node_lost(core, node, text);
     fetch_node_lost(core, node);
+    questions_node_lost(core, node);
     limits_node_lost(core, node, core->now_ms - node->heard_ms > CLUSTER_SILENCE_MS);
 }
 

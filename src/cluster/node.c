@@ -593,6 +593,20 @@ static void env_changed(void *context, const char *key, const json_t *value)
         node->options.host.changed(node->options.host.context, key, value);
 }
 
+static bool env_ask(void *context, struct cluster_id from, uint64_t question, const char *what,
+                    const json_t *query)
+{
+    const struct cluster_host *host = &((struct cluster_node *)context)->options.host;
+    return host->ask != NULL && host->ask(host->context, from, question, what, query);
+}
+
+static void env_answered(void *context, uint64_t question, const json_t *body, const char *reason)
+{
+    const struct cluster_host *host = &((struct cluster_node *)context)->options.host;
+    if (host->answered != NULL)
+        host->answered(host->context, question, body, reason);
+}
+
 static void env_log(void *context, const char *line)
 {
     node_logf(context, "%s", line);
@@ -819,6 +833,8 @@ static enum status open_core(struct cluster_node *node, struct error *error)
         .cancel = node_rank_cancel,
         .token = node_request_token,
         .end = node_request_end,
+        .ask = env_ask,
+        .answered = env_answered,
         .log = env_log,
     };
     json_t *saved = read_object("state.json");

@@ -517,6 +517,8 @@ enum status cluster_open(struct server *server, struct error *error)
                  .models = list_local,
                  .memory_used = used,
                  .changed = take_entry,
+                 .ask = usage_asked,
+                 .answered = usage_answered,
                  .log = log_line},
     };
     node.model.pool = server->pool;
@@ -546,6 +548,7 @@ enum status cluster_open(struct server *server, struct error *error)
 void cluster_close(struct server *server)
 {
     end_digests(server);
+    usage_close(server);
     cluster_node_close(server->node);
     server->node = NULL;
 }

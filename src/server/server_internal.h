@@ -132,6 +132,17 @@ void cluster_get_status(struct server *server, struct http_exchange *exchange);
 enum status cluster_command(struct server *server, const char *verb, const json_t *fields,
                             struct api_error *told);
 
+/* ---- Usage on all nodes (usage.c) ------------------------------------------------------------ */
+
+/* Answers the exchange with the records of all nodes that are connected, from query's last "days"
+ * on; server->node is not NULL. */
+void usage_collect(struct server *server, struct http_exchange *exchange, const json_t *query);
+/* For struct cluster_host. */
+bool usage_asked(void *context, struct cluster_id from, uint64_t question, const char *what,
+                 const json_t *query);
+void usage_answered(void *context, uint64_t question, const json_t *body, const char *reason);
+void usage_close(struct server *server); /* before the node is closed */
+
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
 /* What a model could have: now, without the models nobody uses, alone. Bytes. */
@@ -209,6 +220,7 @@ struct server {
     struct control control;
     struct cluster_node *node; /* NULL: this machine is in no cluster */
     struct digesting *digesting;
+    struct usage_collection *collections; /* under way */
     size_t n_busy;            /* generations under way */
     struct wake_lock *wake;   /* while they are, and a little longer */
     struct net_timer *sleepy; /* until that is over */

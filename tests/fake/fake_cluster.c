@@ -118,6 +118,8 @@ struct sim {
     unsigned n_requests;
     char fault[512];
     struct sim_counts counts;
+    struct sim_question asked;
+    struct sim_answered answered;
 };
 
 static const struct cluster_key first_key = {"key-one", "secret-one"};
@@ -163,6 +165,16 @@ static void trace(struct sim *sim, const struct sim_node *node, const char *form
     vprintf(format, arguments);
     va_end(arguments);
     printf("\n");
+}
+
+const struct sim_question *sim_asked(const struct sim *sim)
+{
+    return &sim->asked;
+}
+
+const struct sim_answered *sim_answered(const struct sim *sim)
+{
+    return &sim->answered;
 }
 
 const char *sim_fault(const struct sim *sim)
@@ -728,6 +740,27 @@ static void env_end(void *context, uint64_t id, enum status status, const char *
           reason);
 }
 
+static bool env_ask(void *context, struct cluster_id from, uint64_t question, const char *what,
+                    const json_t *query)
+{
+    struct sim_node *node = context;
+    struct sim_question *asked = &node->sim->asked;
+    (void)query;
+    *asked = (struct sim_question){.at = node->index, .from = from, .question = question};
+    text_copy(asked->what, sizeof asked->what, what);
+    return strcmp(what, "nothing") != 0;
+}
+
+static void env_answered(void *context, uint64_t question, const json_t *body, const char *reason)
+{
+    struct sim_node *node = context;
+    struct sim_answered *answered = &node->sim->answered;
+    *answered = (struct sim_answered){
+        .at = node->index, .n = answered->n + 1, .question = question, .good = body != NULL};
+    answered->value = (int)json_integer_value(json_object_get(body, "n"));
+    text_copy(answered->reason, sizeof answered->reason, body == NULL ? reason : "");
+}
+
 static const struct cluster_env environment = {.now_ms = env_now,
                                                .wall_ms = env_wall,
                                                .random = env_random,
@@ -749,6 +782,8 @@ static const struct cluster_env environment = {.now_ms = env_now,
                                                .cancel = env_cancel,
                                                .token = env_token,
                                                .end = env_end,
+                                               .ask = env_ask,
+                                               .answered = env_answered,
                                                .log = env_log};
 
 int sim_submit(struct sim *sim, unsigned index, unsigned model, uint32_t n_tokens)

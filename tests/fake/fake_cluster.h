@@ -113,6 +113,27 @@ void sim_cancel(struct sim *sim, int request);
 const struct sim_request *sim_request(const struct sim *sim, int request);
 unsigned sim_n_requests(const struct sim *sim);
 
+/* ---- Questions ------------------------------------------------------------------------------- */
+
+/* The last question that a node was asked, and is to answer; those about "nothing" it refuses. */
+struct sim_question {
+    unsigned at;
+    struct cluster_id from;
+    uint64_t question;
+    char what[CLUSTER_NAME_BYTES];
+};
+const struct sim_question *sim_asked(const struct sim *sim);
+
+/* The last end of a question; n: how many there were. */
+struct sim_answered {
+    unsigned at, n;
+    uint64_t question;
+    bool good;
+    int value; /* "n" of the body */
+    char reason[CLUSTER_REASON_BYTES];
+};
+const struct sim_answered *sim_answered(const struct sim *sim);
+
 /* ---- What can be asked of the whole ---------------------------------------------------------- */
 
 bool sim_all_linked(struct sim *sim);   /* each pair that runs */
