@@ -13,7 +13,7 @@ static struct {
     bool by_node, json;
 } args = {.n_days = 30};
 
-/* ---- Usage: one array of rows, of this machine's file or of all nodes ------------------------- */
+/* ---- Usage: rows of this machine's file, or of all nodes ------------------------------------- */
 
 #define N_COUNTS 4 /* requests, tokens of prompts, of those cached, of answers */
 

@@ -1,7 +1,7 @@
 /* Limits of API keys, which hold for all nodes together although each decides alone.
  *
- *   usage  {seq, keys: [[hash, requests, tokens, running, busy, owed requests, owed tokens, first]]}
- *          first: what the node has of the key since before the link is up
+ *   usage  {seq, keys: [[hash, requests, tokens, running, busy, owed requests, owed tokens,
+ *          first]]}      first: what the node has of the key since before the link is up
  *   usage_heard  {seq, keys}    the answer to it, with news of the same keys
  *
  * Each node counts for the whole cluster: it has a bucket for each key and kind (requests and
@@ -33,10 +33,12 @@
  *   - at most (parallel limit) + n - 1 requests run at once;
  *   - tokens are known when a request ends, so a key is ahead by what its running requests take, as
  *     on one node.
- *   - A node that is lost keeps, in the eyes of the others, the share that it had (held), for
+ *   - A node that is lost keeps, in the eyes of the others, one part in n (held), for
  *     HELD_SILENT_MS where it fell silent and HELD_CLOSED_MS where its link was closed, as links of
- *     processes are that ended. So each side of a partition goes on with its last share, all
- *     together with no more than the limit; for longer than that, each side has the whole of it.
+ *     processes are that ended. So each side of a partition goes on with as many parts as it has
+ *     nodes, all together with no more than the limit; for longer than that, each side has the
+ *     whole of it. Once, as they part, it can be L / 2 more: what the nodes of one side took before
+ *     they noticed is told among them, and only in part set against what they keep.
  *   - A node that starts knows nothing of the last minute until a link is up; each start can let
  *     through once more what one node may: L.
  */
@@ -182,12 +184,20 @@ static struct meter *find(const struct cluster_core *core, const char *hash)
     return NULL;
 }
 
-/* Lost nodes hold their parts of a key that comes into use after they were lost, too. */
-static void hold_for_lost(const struct cluster_core *core, struct meter *meter)
+static unsigned n_here(const struct cluster_core *core)
 {
     unsigned n = 0;
     for (size_t i = 0; i < CLUSTER_MAX_NODES; i++)
-        n += node_here(&core->nodes[i]) || core->nodes[i].held_until_ms != 0;
+        n += node_here(&core->nodes[i]);
+    return n;
+}
+
+/* Lost nodes hold their parts of a key that comes into use after they were lost, too. */
+static void hold_for_lost(const struct cluster_core *core, struct meter *meter)
+{
+    unsigned n = n_here(core);
+    for (size_t i = 1; i < CLUSTER_MAX_NODES; i++)
+        n += core->nodes[i].held_until_ms != 0;
     for (size_t i = 1; i < CLUSTER_MAX_NODES; i++)
         if (core->nodes[i].held_until_ms != 0)
             meter->others[i].held = 1.0 / n;
@@ -452,8 +462,8 @@ void limits_node_lost(struct cluster_core *core, struct node *node, bool silent)
         struct meter *meter = core->meters[i];
         struct told_meter *other = &meter->others[place];
         fill(core, meter);
-        double before = left_by_lost(meter), theirs = weight(other->reading.busy);
-        other->held = before * theirs / (all_weights(core, meter) + theirs);
+        double before = left_by_lost(meter);
+        other->held = before / (n_here(core) + 1);
         double stays = left_by_lost(meter) / before;
         for (int kind = 0; kind < N_RATES; kind++) {
             double ahead = (double)unheard(meter, kind);

@@ -1,4 +1,5 @@
-/* Limits of API keys that nodes share, case by case in simulated clusters. tests/sim/test_limits.c has the bounds, from seeds. */
+/* Limits of API keys that nodes share, case by case in simulated clusters. tests/sim/test_limits.c
+ * has the bounds, from seeds. */
 #include "fake_cluster.h"
 
 #include "cluster/core_internal.h"
