@@ -45,7 +45,8 @@ def begin(a, b, c):
 def make(nodes, name, *limits):
     """A key that holds on all nodes."""
     key = nodes[0].command("key", "create", name, *limits).split()[-1]
-    wait_for("the key holds on all nodes", lambda: all(listed(node, key) == 200 for node in nodes))
+    wait_for("the key holds on all nodes", lambda: all(
+        listed(node, None) == 401 and listed(node, key) == 200 for node in nodes))
     return key
 
 
@@ -101,6 +102,7 @@ def check_revoked(nodes):
     key = make(nodes, "eve")
     for node in nodes:
         ask(node, key)
+    wait_for("it is in the file", lambda: "eve" in nodes[1].command("key", "list"))
     nodes[1].command("key", "revoke", "eve")
     began, took = time.monotonic(), {}
 
