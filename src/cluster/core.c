@@ -125,6 +125,7 @@ static const struct {
     {"unload", on_unload},
     {"holds", on_holds},
     {"have", on_have},
+    {"replicas", on_replicas},
     {"ask", on_ask},
     {"answer", on_answer},
     {"usage", on_usage},
@@ -308,6 +309,7 @@ void cluster_core_tick(struct cluster_core *core)
     if (core->now_ms >= core->beat_ms) {
         core->beat_ms = core->now_ms + CLUSTER_BEAT_MS;
         members_beat(core);
+        replicas_tell(core, false);
     }
     core_end(core);
 }

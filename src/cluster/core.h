@@ -22,7 +22,8 @@
  * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
  * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
  * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have), core_limits.c (usage, usage_heard), core_ask.c (ask, answer).
+ * have), core_limits.c (usage, usage_heard), core_ask.c (ask, answer), core_replica.c
+ * (replicas).
  */
 #ifndef CONSORT_CLUSTER_CORE_H
 #define CONSORT_CLUSTER_CORE_H
@@ -43,8 +44,12 @@
 #define CLUSTER_MAX_MODELS 64   /* models that one node tells of */
 #define CLUSTER_MAX_OBJECTS 64  /* slices that one node tells of */
 #define CLUSTER_MAX_INSTANCES 16
-#define CLUSTER_MAX_RESERVATIONS 64  /* on one node */
-#define CLUSTER_MAX_REQUESTS 512     /* of the clients of one node, and at one owner */
+#define CLUSTER_MAX_RESERVATIONS 64 /* on one node */
+#define CLUSTER_MAX_REQUESTS 512    /* of the clients of one node, and at one owner */
+#define CLUSTER_MAX_REPLICAS 16     /* models that a node's server has open by itself */
+#define CLUSTER_MAX_PREFIXES 64     /* of prompts, that are told of one */
+#define CLUSTER_PREFIX_TOKENS 64    /* the shortest of them; each level doubles it */
+#define CLUSTER_PREFIX_LEVELS 10
 #define CLUSTER_MAX_QUESTIONS 64     /* of this node, under way */
 #define CLUSTER_MAX_TRANSFERS 16     /* objects that one node fetches at a time */
 #define CLUSTER_MAX_CHUNKS 131072    /* of an object: 1 TiB */
@@ -185,9 +190,11 @@ struct cluster_open {
 };
 
 /* An owner computes a request. A request that goes on after a loss has tokens already: events begin
- * at index n_tokens. */
+ * at index n_tokens. Instance 0: the model that this node's server has open by itself; where it has
+ * not any more, the work ends with STATUS_NOT_FOUND. */
 struct cluster_work {
     uint64_t instance;
+    const char *sha;
     uint32_t epoch;
     uint64_t work; /* names it in events; never used again */
     const json_t *payload;
@@ -367,6 +374,36 @@ enum status cluster_core_submit(struct cluster_core *core, const struct cluster_
                                 const json_t *payload, uint64_t *request, struct error *error);
 /* No token and no end come after this. */
 void cluster_core_cancel(struct cluster_core *core, uint64_t request);
+
+/* ---- Replicas -------------------------------------------------------------------------------- */
+
+struct cluster_replica {
+    char sha[CLUSTER_SHA_TEXT];
+    uint32_t waiting; /* requests that are being answered, or wait */
+};
+
+/* The models that this node's server has open by itself, for others to use. */
+void cluster_core_set_replicas(struct cluster_core *core, const struct cluster_replica *list,
+                               size_t n);
+/* What stands for the beginnings of a prompt, shortest first; returns how many there are. Changes
+ * nothing: functions of the environment may call it. */
+uint32_t cluster_core_prefixes(const struct cluster_core *core, const char *sha,
+                               const int32_t *tokens, size_t n_tokens,
+                               uint64_t out[CLUSTER_PREFIX_LEVELS]);
+enum cluster_way { CLUSTER_NOWHERE, CLUSTER_HERE, CLUSTER_THERE };
+
+/* Where a prompt of n_tokens is to be answered, given what stands for its beginnings; it counts as
+ * sent there. CLUSTER_THERE: by the replica of *out; CLUSTER_NOWHERE: no node has one. */
+enum cluster_way cluster_core_replica(struct cluster_core *core, const char *sha,
+                                      const uint64_t *prefixes, uint32_t n, size_t n_tokens,
+                                      struct cluster_id *out);
+/* Of a prompt that another node sent to the replica here. */
+void cluster_core_note_prefixes(struct cluster_core *core, const char *sha,
+                                const uint64_t *prefixes, uint32_t n);
+/* As cluster_core_submit, to that node's replica first. */
+enum status cluster_core_submit_to(struct cluster_core *core, struct cluster_id node,
+                                   const struct cluster_model *model, const json_t *payload,
+                                   uint64_t *request, struct error *error);
 
 /* ---- Questions ------------------------------------------------------------------------------- */
 

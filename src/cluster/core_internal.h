@@ -88,6 +88,13 @@ struct told_link {
     char interface[32];
 };
 
+/* A model that a node's server has open by itself. */
+struct replica {
+    char sha[CLUSTER_SHA_TEXT];
+    uint32_t waiting, n_prefixes;
+    uint64_t prefixes[CLUSTER_MAX_PREFIXES]; /* the latest first */
+};
+
 struct node {
     enum node_state state;
     struct cluster_id id;
@@ -119,6 +126,8 @@ struct node {
     struct told_instance instances[CLUSTER_MAX_INSTANCES];
     uint32_t n_grants;
     struct told_grant grants[CLUSTER_MAX_RESERVATIONS];
+    uint32_t n_replicas;
+    struct replica replicas[CLUSTER_MAX_REPLICAS];
     uint32_t n_transfers;
     char transfers[CLUSTER_MAX_TRANSFERS][CLUSTER_OBJECT_BYTES];
     json_t *work; /* the message as it came, for the status */
@@ -240,6 +249,7 @@ struct tokens {
 /* Of a client of this node. */
 struct ask {
     bool used, sent, ended;
+    bool direct; /* to the replica of one node; `owner` */
     uint64_t id;
     struct cluster_model model;
     json_t *payload;
@@ -258,7 +268,8 @@ struct work {
     struct cluster_id gateway;
     uint64_t request;
     uint32_t attempt;
-    uint64_t instance;
+    uint64_t instance; /* 0: this node's replica */
+    char sha[CLUSTER_SHA_TEXT];
     json_t *payload;
     struct tokens tokens;
 };
@@ -323,7 +334,7 @@ struct cluster_core {
     uint64_t next_question;
 
     uint64_t beat_ms, slow_ms, replicate_ms; /* when next */
-    bool facts_dirty, work_dirty, saved_dirty;
+    bool facts_dirty, work_dirty, saved_dirty, replicas_dirty;
     bool hold_ends; /* env->end must wait */
     json_t **local; /* messages from this node to itself */
     size_t local_first, local_n, local_capacity;
@@ -456,6 +467,12 @@ void limits_node_lost(struct cluster_core *core, struct node *node, bool silent)
 void limits_node_gone(struct cluster_core *core, struct node *node); /* for good */
 void limits_close(struct cluster_core *core);
 message_handler on_usage, on_usage_heard;
+
+/* ---- core_replica.c -------------------------------------------------------------------------- */
+
+bool replica_here(struct cluster_core *core, const char *sha);
+void replicas_tell(struct cluster_core *core, bool all); /* all: also where nothing changed */
+message_handler on_replicas;
 
 /* ---- core_ask.c ------------------------------------------------------------------------------ */
 

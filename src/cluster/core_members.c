@@ -152,7 +152,7 @@ void members_lost(struct cluster_core *core, struct node *node, const char *reas
     node->failures = 0;
     dial_later(core, node);
     node->has_facts = false;
-    node->n_instances = node->n_grants = node->n_transfers = 0;
+    node->n_instances = node->n_grants = node->n_transfers = node->n_replicas = 0;
     json_decref(node->work);
     json_decref(node->outbox);
     node->work = node->outbox = NULL;
@@ -324,6 +324,7 @@ static void link_take(struct cluster_core *core, struct node *node, uint32_t lin
     core->facts_dirty = core->work_dirty = core->saved_dirty = true;
     instances_node_up(core);
     limits_node_up(core, node);
+    core->replicas_dirty = true;
 }
 
 static struct peer *find_peer(struct cluster_core *core, const char *address)

@@ -704,6 +704,15 @@ static void set_facts(struct cluster_node *node)
     free(facts);
 }
 
+static void set_replicas(struct cluster_node *node)
+{
+    const struct cluster_host *host = &node->options.host;
+    struct cluster_replica list[CLUSTER_MAX_REPLICAS];
+    if (host->replicas != NULL)
+        cluster_core_set_replicas(node->core, list,
+                                  host->replicas(host->context, list, CLUSTER_MAX_REPLICAS));
+}
+
 void cluster_node_refresh(struct cluster_node *node)
 {
     set_facts(node);
@@ -717,6 +726,10 @@ static void tick(void *context)
     if (now_ms - node->facts_ms >= FACTS_MS) {
         node->facts_ms = now_ms;
         set_facts(node);
+    }
+    if (now_ms - node->replicas_ms >= CLUSTER_BEAT_MS) {
+        node->replicas_ms = now_ms;
+        set_replicas(node);
     }
     node_rank_tick(node);
     node_metadata_tick(node);
