@@ -285,6 +285,19 @@ uint64_t rng_entropy(void); /* from the operating system, for a seed nobody aske
 
 uint64_t clock_now_ns(void); /* monotonic */
 
+/* An allowance of so much a minute: full at first, refilled at an even rate, never more than full.
+ * Who may take more than there is makes it negative. */
+struct bucket {
+    double level;
+    uint64_t filled_ns;
+    bool begun; /* before, it is full */
+};
+
+/* Adds what came since it was filled last. */
+void bucket_fill(struct bucket *bucket, double per_minute, uint64_t now_ns);
+/* Until it holds wanted. */
+double bucket_wait_s(const struct bucket *bucket, double per_minute, double wanted);
+
 struct machine {
     unsigned physical_cores;    /* performance cores on Apple Silicon; what this process may use */
     uint64_t processors;        /* the same for processes that may use the same processors */

@@ -205,8 +205,9 @@ const struct cli_command cli_key = {
         "Once there is a key, every request to the server needs one. A server that runs learns of "
         "a change within a second. A minute's allowance comes back at an even rate; who used it up "
         "gets status 429 and how long to wait. Tokens count when a request ends. rotate gives a "
-        "new key under the same name and ends the old "
-        "one. Keys are kept as hashes in CONSORT_HOME; nobody can show one again.",
+        "new key under the same name and ends the old one. Keys are kept as hashes in "
+        "CONSORT_HOME; nobody can show one again. In a cluster, keys hold on all nodes, and their "
+        "limits for all nodes together.",
     .groups = {&group},
     .min_operands = 1,
     .max_operands = 2,

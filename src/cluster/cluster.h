@@ -53,6 +53,16 @@ struct cluster_host {
     size_t (*models)(void *context, struct cluster_local_model *out, size_t max);
     uint64_t (*memory_used)(void *context); /* by models that the server itself has open */
     void (*log)(void *context, const char *line);
+    /* The models that the server has open by itself, up to max. (optional) */
+    size_t (*replicas)(void *context, struct cluster_replica *out, size_t max);
+    /* As in struct cluster_env, for the server's own models; what it says of them goes to the core.
+     * (both where there are replicas) */
+    void (*start)(void *context, const struct cluster_work *work);
+    void (*cancel)(void *context, uint64_t work);
+    /* As in struct cluster_env. (both or neither) */
+    bool (*ask)(void *context, struct cluster_id from, uint64_t question, const char *what,
+                const json_t *query);
+    void (*answered)(void *context, uint64_t question, const json_t *body, const char *reason);
     /* A key of the API was revoked or changed anywhere. (optional) */
     void (*changed)(void *context, const char *key, const json_t *value);
 };
@@ -121,5 +131,15 @@ enum status cluster_node_submit(struct cluster_node *node, const struct cluster_
                                 struct generation_request *request, generation_callback *callback,
                                 void *context, uint64_t *id, struct error *error);
 void cluster_node_cancel(struct cluster_node *node, uint64_t id);
+
+/* Which replica is to answer the request; see cluster_core_replica. */
+enum cluster_way cluster_node_way(struct cluster_node *node, const char *sha,
+                                  const struct generation_request *request, struct cluster_id *out);
+/* As cluster_node_submit, to that node's replica first. */
+enum status cluster_node_submit_to(struct cluster_node *node, struct cluster_id to,
+                                   const struct cluster_model *model,
+                                   struct generation_request *request,
+                                   generation_callback *callback, void *context, uint64_t *id,
+                                   struct error *error);
 
 #endif

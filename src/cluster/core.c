@@ -127,6 +127,11 @@ static const struct {
     {"have", on_have},
     {"copy", on_copy},
     {"forget", on_forget},
+    {"replicas", on_replicas},
+    {"ask", on_ask},
+    {"answer", on_answer},
+    {"usage", on_usage},
+    {"usage_heard", on_usage_heard},
 };
 
 /* False: the message is not what it should be, and fault says why. */
@@ -266,6 +271,7 @@ void cluster_core_close(struct cluster_core *core)
         json_decref(core->reservations[i].spec);
     requests_close(core);
     fetch_close(core);
+    limits_close(core);
     state_close(&core->state);
     free(core);
 }
@@ -295,6 +301,8 @@ void cluster_core_tick(struct cluster_core *core)
     copies_tick(core);
     disk_tick(core);
     requests_tick(core);
+    limits_tick(core);
+    questions_tick(core);
     if (core->now_ms >= core->slow_ms) {
         core->slow_ms = core->now_ms + SLOW_MS;
         keys_tick(core);
@@ -305,6 +313,7 @@ void cluster_core_tick(struct cluster_core *core)
     if (core->now_ms >= core->beat_ms) {
         core->beat_ms = core->now_ms + CLUSTER_BEAT_MS;
         members_beat(core);
+        replicas_tell(core, false);
     }
     core_end(core);
 }

@@ -22,7 +22,8 @@
  * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
  * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
  * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have), core_copies.c (copy), core_disk.c (forget).
+ * have), core_copies.c (copy), core_disk.c (forget), core_limits.c (usage, usage_heard),
+ * core_ask.c (ask, answer), core_replica.c (replicas).
  */
 #ifndef CONSORT_CLUSTER_CORE_H
 #define CONSORT_CLUSTER_CORE_H
@@ -43,8 +44,13 @@
 #define CLUSTER_MAX_MODELS 64   /* models that one node tells of */
 #define CLUSTER_MAX_OBJECTS 64  /* slices that one node tells of */
 #define CLUSTER_MAX_INSTANCES 16
-#define CLUSTER_MAX_RESERVATIONS 64  /* on one node */
-#define CLUSTER_MAX_REQUESTS 512     /* of the clients of one node, and at one owner */
+#define CLUSTER_MAX_RESERVATIONS 64 /* on one node */
+#define CLUSTER_MAX_REQUESTS 512    /* of the clients of one node, and at one owner */
+#define CLUSTER_MAX_REPLICAS 16     /* models that a node's server has open by itself */
+#define CLUSTER_MAX_PREFIXES 64     /* of prompts, that are told of one */
+#define CLUSTER_PREFIX_TOKENS 64    /* the shortest of them; each level doubles it */
+#define CLUSTER_PREFIX_LEVELS 10
+#define CLUSTER_MAX_QUESTIONS 64     /* of this node, under way */
 #define CLUSTER_MAX_TRANSFERS 16     /* objects that one node fetches at a time */
 #define CLUSTER_MAX_CHUNKS 131072    /* of an object: 1 TiB */
 #define CLUSTER_MAX_TOKENS (1 << 19) /* of one answer */
@@ -187,9 +193,11 @@ struct cluster_open {
 };
 
 /* An owner computes a request. A request that goes on after a loss has tokens already: events begin
- * at index n_tokens. */
+ * at index n_tokens. Instance 0: the model that this node's server has open by itself; where it has
+ * not any more, the work ends with STATUS_NOT_FOUND. */
 struct cluster_work {
     uint64_t instance;
+    const char *sha;
     uint32_t epoch;
     uint64_t work; /* names it in events; never used again */
     const json_t *payload;
@@ -263,6 +271,14 @@ struct cluster_env {
                   const json_t *data);
     void (*end)(void *context, uint64_t request, enum status status, const char *reason,
                 const json_t *data);
+
+    /* Another node asks what only this one knows: answered later by cluster_core_answer; false:
+     * there is no answer. (optional) */
+    bool (*ask)(void *context, struct cluster_id from, uint64_t question, const char *what,
+                const json_t *query);
+    /* The end of a question, once; body NULL: reason says in one sentence why there is no answer.
+     * Needed by who calls cluster_core_ask. */
+    void (*answered)(void *context, uint64_t question, const json_t *body, const char *reason);
 
     void (*log)(void *context,
                 const char *line); /* no prompts, no answers, no secrets (optional) */
@@ -365,10 +381,73 @@ enum status cluster_core_submit(struct cluster_core *core, const struct cluster_
 /* No token and no end come after this. */
 void cluster_core_cancel(struct cluster_core *core, uint64_t request);
 
+/* ---- Replicas -------------------------------------------------------------------------------- */
+
+struct cluster_replica {
+    char sha[CLUSTER_SHA_TEXT];
+    uint32_t waiting; /* requests that are being answered, or wait */
+};
+
+/* The models that this node's server has open by itself, for others to use. */
+void cluster_core_set_replicas(struct cluster_core *core, const struct cluster_replica *list,
+                               size_t n);
+/* What stands for the beginnings of a prompt, shortest first; returns how many there are. Changes
+ * nothing: functions of the environment may call it. */
+uint32_t cluster_core_prefixes(const struct cluster_core *core, const char *sha,
+                               const int32_t *tokens, size_t n_tokens,
+                               uint64_t out[CLUSTER_PREFIX_LEVELS]);
+enum cluster_way { CLUSTER_NOWHERE, CLUSTER_HERE, CLUSTER_THERE };
+
+/* Where a prompt of n_tokens is to be answered, given what stands for its beginnings; it counts as
+ * sent there. CLUSTER_THERE: by the replica of *out; CLUSTER_NOWHERE: no node has one. */
+enum cluster_way cluster_core_replica(struct cluster_core *core, const char *sha,
+                                      const uint64_t *prefixes, uint32_t n, size_t n_tokens,
+                                      struct cluster_id *out);
+/* Of a prompt that another node sent to the replica here. */
+void cluster_core_note_prefixes(struct cluster_core *core, const char *sha,
+                                const uint64_t *prefixes, uint32_t n);
+/* As cluster_core_submit, to that node's replica first. */
+enum status cluster_core_submit_to(struct cluster_core *core, struct cluster_id node,
+                                   const struct cluster_model *model, const json_t *payload,
+                                   uint64_t *request, struct error *error);
+
+/* ---- Questions ------------------------------------------------------------------------------- */
+
+/* Asks a node that is up; the end comes by env->answered, never from within this call. */
+enum status cluster_core_ask(struct cluster_core *core, struct cluster_id node, const char *what,
+                             const json_t *query, uint64_t *question, struct error *error);
+/* Answers what env->ask was given; body NULL: there is no answer after all. */
+void cluster_core_answer(struct cluster_core *core, struct cluster_id to, uint64_t question,
+                         const json_t *body);
+
+/* ---- Limits of API keys ---------------------------------------------------------------------- */
+
+enum cluster_limit {
+    CLUSTER_LIMIT_REQUESTS, /* a minute */
+    CLUSTER_LIMIT_TOKENS,   /* a minute */
+    CLUSTER_LIMIT_PARALLEL, /* requests at once */
+    CLUSTER_N_LIMITS,
+};
+
+struct cluster_allowance {
+    bool allowed;
+    enum cluster_limit refused_by;
+    double wait_s;  /* refused: when to try again */
+    double left[2]; /* requests and tokens, on all nodes, as far as this one knows */
+};
+
+/* Whether a request of the key with that hash may begin here, so that all nodes together keep to
+ * the limits in the entry "key/HASH" ("requests_per_minute", "tokens_per_minute", "parallel"; 0:
+ * none). What was allowed ends with cluster_core_give_back. False: the cluster does not know the
+ * key, and *out is untouched. */
+bool cluster_core_take(struct cluster_core *core, const char *hash, struct cluster_allowance *out);
+/* n_tokens: that the request used. */
+void cluster_core_give_back(struct cluster_core *core, const char *hash, uint64_t n_tokens);
+
 /* ---- Commands -------------------------------------------------------------------------------- */
 
 /* Sets an entry of the desired state; value NULL: removes it. Keys:
- *   "key/HASH"      {..., "revoked": true}  an API key; what is revoked stays so
+ *   "key/HASH"      {..., "revoked": true}  an API key with its limits; what is revoked stays so
  *   "alias/NAME"    {"model": SHA}
  *   "model/SHA"     {"name", "size", "options"}  stays loaded
  *   "removed/ID"    {"name"}  a node that may not come back

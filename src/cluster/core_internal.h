@@ -96,6 +96,13 @@ struct told_link {
     char interface[32];
 };
 
+/* A model that a node's server has open by itself. */
+struct replica {
+    char sha[CLUSTER_SHA_TEXT];
+    uint32_t waiting, n_prefixes;
+    uint64_t prefixes[CLUSTER_MAX_PREFIXES]; /* the latest first */
+};
+
 struct node {
     enum node_state state;
     struct cluster_id id;
@@ -110,6 +117,8 @@ struct node {
     uint64_t incarnation, superseded, superseded_ms;
     uint64_t heard_ms, up_ms, lost_ms, dial_ms, measure_ms, asked_ms;
     uint32_t failures;
+    uint64_t usage_heard;   /* of this node's messages of usage, the last that it answered */
+    uint64_t held_until_ms; /* it is lost, and keeps its part of limits; 0: it does not */
 
     /* Told by the node; of this node, its own. */
     bool has_facts;
@@ -125,6 +134,8 @@ struct node {
     struct told_instance instances[CLUSTER_MAX_INSTANCES];
     uint32_t n_grants;
     struct told_grant grants[CLUSTER_MAX_RESERVATIONS];
+    uint32_t n_replicas;
+    struct replica replicas[CLUSTER_MAX_REPLICAS];
     uint32_t n_transfers;
     char transfers[CLUSTER_MAX_TRANSFERS][CLUSTER_OBJECT_BYTES];
     json_t *work; /* the message as it came, for the status */
@@ -246,6 +257,7 @@ struct tokens {
 /* Of a client of this node. */
 struct ask {
     bool used, sent, ended;
+    bool direct; /* to the replica of one node; `owner` */
     uint64_t id;
     struct cluster_model model;
     json_t *payload;
@@ -264,7 +276,8 @@ struct work {
     struct cluster_id gateway;
     uint64_t request;
     uint32_t attempt;
-    uint64_t instance;
+    uint64_t instance; /* 0: this node's replica */
+    char sha[CLUSTER_SHA_TEXT];
     json_t *payload;
     struct tokens tokens;
 };
@@ -291,6 +304,14 @@ struct fetching {
     bool told[CLUSTER_MAX_NODES]; /* nodes that know which chunks are here */
 };
 
+struct question {
+    uint64_t id; /* 0: free */
+    struct cluster_id node;
+    uint64_t deadline_ms;
+};
+
+struct meter;
+
 /* ---- The core -------------------------------------------------------------------------------- */
 
 struct cluster_core {
@@ -314,10 +335,15 @@ struct cluster_core {
     uint32_t n_asks, n_works; /* slots that were ever used */
     struct fetching fetches[CLUSTER_MAX_TRANSFERS];
     uint64_t next_work, next_order, next_request;
+    struct meter **meters; /* keys in use */
+    size_t n_meters, meters_capacity;
+    uint64_t usage_seq;
+    struct question questions[CLUSTER_MAX_QUESTIONS];
+    uint64_t next_question;
 
     uint64_t beat_ms, slow_ms, replicate_ms, clean_ms; /* when next */
     uint64_t removable_bytes;                          /* of slices that may go */
-    bool facts_dirty, work_dirty, saved_dirty;
+    bool facts_dirty, work_dirty, saved_dirty, replicas_dirty;
     bool hold_ends; /* env->end must wait */
     json_t **local; /* messages from this node to itself */
     size_t local_first, local_n, local_capacity;
@@ -441,6 +467,27 @@ void requests_fail(struct cluster_core *core, struct instance *instance, enum st
 /* Sends all to another owner. */
 void requests_move(struct cluster_core *core, struct instance *instance, struct cluster_id owner);
 message_handler on_submit, on_cancel, on_still, on_tokens, on_end, on_gone, on_elsewhere;
+
+/* ---- core_limits.c --------------------------------------------------------------------------- */
+
+void limits_tick(struct cluster_core *core);
+void limits_node_up(struct cluster_core *core, struct node *node);
+void limits_node_lost(struct cluster_core *core, struct node *node, bool silent);
+void limits_node_gone(struct cluster_core *core, struct node *node); /* for good */
+void limits_close(struct cluster_core *core);
+message_handler on_usage, on_usage_heard;
+
+/* ---- core_replica.c -------------------------------------------------------------------------- */
+
+bool replica_here(struct cluster_core *core, const char *sha);
+void replicas_tell(struct cluster_core *core, bool all); /* all: also where nothing changed */
+message_handler on_replicas;
+
+/* ---- core_ask.c ------------------------------------------------------------------------------ */
+
+void questions_node_lost(struct cluster_core *core, const struct node *node);
+void questions_tick(struct cluster_core *core);
+message_handler on_ask, on_answer;
 
 /* ---- core_fetch.c ---------------------------------------------------------------------------- */
 

@@ -125,6 +125,7 @@ static void forget(struct cluster_core *core, struct node *node)
 {
     json_decref(node->work);
     json_decref(node->outbox);
+    limits_node_gone(core, node);
     memset(node, 0, sizeof *node);
     core->facts_dirty = core->saved_dirty = true;
 }
@@ -151,7 +152,7 @@ void members_lost(struct cluster_core *core, struct node *node, const char *reas
     node->failures = 0;
     dial_later(core, node);
     node->has_facts = false;
-    node->n_instances = node->n_grants = node->n_transfers = 0;
+    node->n_instances = node->n_grants = node->n_transfers = node->n_replicas = 0;
     json_decref(node->work);
     json_decref(node->outbox);
     node->work = node->outbox = NULL;
@@ -159,6 +160,8 @@ void members_lost(struct cluster_core *core, struct node *node, const char *reas
     requests_node_lost(core, node);
     instances_node_lost(core, node, text);
     fetch_node_lost(core, node);
+    questions_node_lost(core, node);
+    limits_node_lost(core, node, core->now_ms - node->heard_ms > CLUSTER_SILENCE_MS);
 }
 
 void members_drop(struct cluster_core *core, struct node *node, const char *reason)
@@ -192,6 +195,7 @@ void on_bye(struct cluster_core *core, struct node *from, struct message *messag
     if (strcmp(code, "removed") == 0)
         text_copy(core->removed_reason, sizeof core->removed_reason, reason);
     members_drop(core, from, reason);
+    limits_node_gone(core, from);
     from->failures = 5; /* it does not want this node now */
     dial_later(core, from);
 }
@@ -319,6 +323,8 @@ static void link_take(struct cluster_core *core, struct node *node, uint32_t lin
     core_log(core, "%s is up", node->name);
     core->facts_dirty = core->work_dirty = core->saved_dirty = true;
     instances_node_up(core);
+    limits_node_up(core, node);
+    core->replicas_dirty = true;
 }
 
 static struct peer *find_peer(struct cluster_core *core, const char *address)

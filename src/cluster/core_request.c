@@ -1,7 +1,8 @@
 /* Requests: from the gateway node that holds a client to the owner of an instance, and tokens back.
  *
  *   gateway -> owner
- *     submit     {request, attempt, model, payload, tokens}   tokens: those it has already
+ *     submit     {request, attempt, model, payload, tokens, direct}
+ *                     tokens: those it has already; direct: for the node's replica (core_replica.c)
  *     cancel     {request, attempt}
  *     still      {request, attempt}        are you at it? asked after five seconds without a token
  *   owner -> gateway
@@ -87,9 +88,21 @@ static void ask_again(struct cluster_core *core, struct ask *ask, struct cluster
     ask->retry_ms = core->now_ms + wait_ms;
 }
 
+/* What a replica did not do is done by this node's own one, or else by an instance. */
+static void ask_leave_replica(struct cluster_core *core, struct ask *ask)
+{
+    ask->direct =
+        !cluster_id_equal(ask->owner, core->nodes[0].id) && replica_here(core, ask->model.sha);
+    ask_again(core, ask, ask->direct ? core->nodes[0].id : (struct cluster_id){0, 0}, 0);
+}
+
 static void ask_failed(struct cluster_core *core, struct ask *ask, const char *reason)
 {
     ask->failures++;
+    if (ask->direct) {
+        ask_leave_replica(core, ask);
+        return;
+    }
     if (ask->failures > ROUTE_FAILURES) {
         ask_end(core, ask, STATUS_IO, reason, NULL);
         return;
@@ -105,16 +118,20 @@ static void ask_send(struct cluster_core *core, struct ask *ask, struct node *ow
     ask->attempt++;
     ask->heard_ms = core->now_ms;
     core_send(core, owner,
-              json_pack("{s:s, s:o, s:o, s:o, s:O, s:o}", "type", "submit", "request",
+              json_pack("{s:s, s:o, s:o, s:o, s:O, s:o, s:b}", "type", "submit", "request",
                         json_u64(ask->id), "attempt", json_u64(ask->attempt), "model",
                         json_model(&ask->model), "payload", ask->payload, "tokens",
-                        tokens_json(&ask->tokens)));
+                        tokens_json(&ask->tokens), "direct", (int)ask->direct));
 }
 
 static void ask_route(struct cluster_core *core, struct ask *ask)
 {
     bool exists;
     struct node *owner = core_node_here(core, ask->owner);
+    if (owner == NULL && ask->direct) {
+        ask_leave_replica(core, ask);
+        owner = core_node_here(core, ask->owner);
+    }
     if (owner == NULL)
         owner = instance_owner(core, ask->model.sha, &exists);
     if (owner != NULL)
@@ -128,6 +145,13 @@ static void ask_route(struct cluster_core *core, struct ask *ask)
 enum status cluster_core_submit(struct cluster_core *core, const struct cluster_model *model,
                                 const json_t *payload, uint64_t *request, struct error *error)
 {
+    return cluster_core_submit_to(core, (struct cluster_id){0, 0}, model, payload, request, error);
+}
+
+enum status cluster_core_submit_to(struct cluster_core *core, struct cluster_id node,
+                                   const struct cluster_model *model, const json_t *payload,
+                                   uint64_t *request, struct error *error)
+{
     core_begin(core);
     if (!sha_valid(model->sha))
         return error_set(error, STATUS_INVALID, "a model is named by its SHA-256");
@@ -139,7 +163,11 @@ enum status cluster_core_submit(struct cluster_core *core, const struct cluster_
                          CLUSTER_MAX_REQUESTS);
     core->n_asks = MAX(core->n_asks, slot + 1);
     struct ask *ask = &core->asks[slot];
-    *ask = (struct ask){.used = true, .model = *model, .begun_ms = core->now_ms};
+    *ask = (struct ask){.used = true,
+                        .direct = !cluster_id_none(node),
+                        .model = *model,
+                        .owner = node,
+                        .begun_ms = core->now_ms};
     text_copy(ask->model.name, sizeof ask->model.name, ask->model.name);
     ask->id = ++core->next_request * CLUSTER_MAX_REQUESTS + slot;
     ask->payload = json_deep_copy(payload);
@@ -234,7 +262,12 @@ void on_end(struct cluster_core *core, struct node *from, struct message *messag
     struct ask *ask = ask_spoken_of(core, from, message);
     if (ask == NULL)
         return;
-    if (status == STATUS_OK && n != ask->tokens.n)
+    /* Where this node's own replica is busy, another instance would not help. */
+    bool refused =
+        status == STATUS_NOT_FOUND || (status == STATUS_BUSY && from->state != NODE_SELF);
+    if (ask->direct && refused)
+        ask_leave_replica(core, ask);
+    else if (status == STATUS_OK && n != ask->tokens.n)
         message_fail(message, "an answer of %d tokens ended after %d", (int)n, (int)ask->tokens.n);
     else
         ask_end(core, ask, (enum status)MIN(status, (uint64_t)STATUS_BUSY), reason, data);
@@ -345,13 +378,15 @@ static void work_end(struct cluster_core *core, struct work *work, enum status s
     work_free(core, work);
 }
 
+/* instance NULL: this node's replica. */
 static void work_start(struct cluster_core *core, struct work *work,
                        const struct instance *instance)
 {
     work_name(core, work);
     work->started = true;
-    const struct cluster_work start = {.instance = instance->id,
-                                       .epoch = instance->epoch,
+    const struct cluster_work start = {.instance = instance != NULL ? instance->id : 0,
+                                       .epoch = instance != NULL ? instance->epoch : 0,
+                                       .sha = work->sha,
                                        .work = work->id,
                                        .payload = work->payload,
                                        .tokens = work->tokens.ids,
@@ -405,6 +440,7 @@ void on_submit(struct cluster_core *core, struct node *from, struct message *mes
     uint32_t attempt = (uint32_t)message_u64(message, "attempt", UINT32_MAX);
     struct cluster_model model = message_model(message, "model");
     const json_t *payload = message_any(message, "payload");
+    bool direct = message_flag(message, "direct");
     struct tokens tokens = {.n = 0};
     if (payload == NULL)
         message_fail(message, "\"payload\" is missing");
@@ -422,9 +458,9 @@ void on_submit(struct cluster_core *core, struct node *from, struct message *mes
     if (slot == CLUSTER_MAX_REQUESTS)
         answer(core, from,
                end_message(request, attempt, 0, STATUS_BUSY, "the model's queue is full", NULL));
-    else
+    else if (!direct)
         instance = instance_for(core, from, &model, request, attempt);
-    if (instance == NULL) {
+    if (slot == CLUSTER_MAX_REQUESTS || (instance == NULL && !direct)) {
         free(tokens.ids);
         return;
     }
@@ -434,11 +470,13 @@ void on_submit(struct cluster_core *core, struct node *from, struct message *mes
                           .gateway = from->id,
                           .request = request,
                           .attempt = attempt,
-                          .instance = instance->id,
+                          .instance = direct ? 0 : instance->id,
                           .payload = json_incref((json_t *)(uintptr_t)payload),
                           .tokens = tokens};
+    memcpy(work->sha, model.sha, sizeof work->sha);
     work_name(core, work);
-    if (instance->state == INSTANCE_RUNNING)
+    core->replicas_dirty |= direct; /* others count what they sent until they are told anew */
+    if (direct || instance->state == INSTANCE_RUNNING)
         work_start(core, work, instance);
 }
 

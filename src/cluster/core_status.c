@@ -21,6 +21,19 @@ static json_t *addresses_json(const struct node *node)
     return list;
 }
 
+/* How many models its server has open by itself, and what is told of them. */
+static void put_replicas(json_t *json, const struct node *node)
+{
+    uint64_t waiting = 0, prefixes = 0;
+    for (uint32_t i = 0; i < node->n_replicas; i++) {
+        waiting += node->replicas[i].waiting;
+        prefixes += node->replicas[i].n_prefixes;
+    }
+    json_object_set_new(json, "replicas", json_u64(node->n_replicas));
+    json_object_set_new(json, "waiting", json_u64(waiting));
+    json_object_set_new(json, "prefixes", json_u64(prefixes));
+}
+
 static json_t *node_json(const struct cluster_core *core, const struct node *node)
 {
     const struct cluster_facts *facts = &node->facts;
@@ -45,6 +58,7 @@ static json_t *node_json(const struct cluster_core *core, const struct node *nod
                   "clock_skew_ms", (json_int_t)node->skew_ms);
     json_object_update(json, told);
     json_decref(told);
+    put_replicas(json, node);
     return json;
 }
 

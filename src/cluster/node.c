@@ -593,6 +593,20 @@ static void env_changed(void *context, const char *key, const json_t *value)
         node->options.host.changed(node->options.host.context, key, value);
 }
 
+static bool env_ask(void *context, struct cluster_id from, uint64_t question, const char *what,
+                    const json_t *query)
+{
+    const struct cluster_host *host = &((struct cluster_node *)context)->options.host;
+    return host->ask != NULL && host->ask(host->context, from, question, what, query);
+}
+
+static void env_answered(void *context, uint64_t question, const json_t *body, const char *reason)
+{
+    const struct cluster_host *host = &((struct cluster_node *)context)->options.host;
+    if (host->answered != NULL)
+        host->answered(host->context, question, body, reason);
+}
+
 static void env_log(void *context, const char *line)
 {
     node_logf(context, "%s", line);
@@ -690,6 +704,15 @@ static void set_facts(struct cluster_node *node)
     free(facts);
 }
 
+static void set_replicas(struct cluster_node *node)
+{
+    const struct cluster_host *host = &node->options.host;
+    struct cluster_replica list[CLUSTER_MAX_REPLICAS];
+    if (host->replicas != NULL)
+        cluster_core_set_replicas(node->core, list,
+                                  host->replicas(host->context, list, CLUSTER_MAX_REPLICAS));
+}
+
 void cluster_node_refresh(struct cluster_node *node)
 {
     set_facts(node);
@@ -703,6 +726,10 @@ static void tick(void *context)
     if (now_ms - node->facts_ms >= FACTS_MS) {
         node->facts_ms = now_ms;
         set_facts(node);
+    }
+    if (now_ms - node->replicas_ms >= CLUSTER_BEAT_MS) {
+        node->replicas_ms = now_ms;
+        set_replicas(node);
     }
     node_rank_tick(node);
     node_metadata_tick(node);
@@ -820,6 +847,8 @@ static enum status open_core(struct cluster_node *node, struct error *error)
         .cancel = node_rank_cancel,
         .token = node_request_token,
         .end = node_request_end,
+        .ask = env_ask,
+        .answered = env_answered,
         .log = env_log,
     };
     json_t *saved = read_object("state.json");

@@ -60,7 +60,7 @@ struct cluster_node {
     struct net_link_server *server;
     struct net_multicast *multicast;
     struct net_timer *ticking;
-    uint64_t beaconed_ms, facts_ms, saved_ms;
+    uint64_t beaconed_ms, facts_ms, saved_ms, replicas_ms;
     json_t *to_save; /* not written yet */
     struct node_link links[NODE_MAX_LINKS];
     uint32_t last_link;

@@ -397,7 +397,10 @@ void node_rank_start(void *context, const struct cluster_work *work)
 {
     struct cluster_node *node = context;
     struct node_rank *at = find(node, work->instance, work->epoch);
+    const struct cluster_host *host = &node->options.host;
     struct error error;
+    if (work->instance == 0 && host->start != NULL)
+        host->start(host->context, work);
     if (at == NULL || at->rank == NULL)
         return; /* it ends with its instance */
     if (cluster_rank_start(at->rank, work->work, work->payload, work->tokens, work->n_tokens,
@@ -409,6 +412,9 @@ void node_rank_start(void *context, const struct cluster_work *work)
 void node_rank_cancel(void *context, uint64_t work)
 {
     struct cluster_node *node = context;
+    const struct cluster_host *host = &node->options.host;
+    if (host->cancel != NULL)
+        host->cancel(host->context, work);
     for (struct node_rank *at = node->ranks; at != NULL; at = at->next)
         if (at->owner && at->rank != NULL && !at->closing)
             cluster_rank_cancel(at->rank, work);

@@ -50,9 +50,28 @@ void node_request_end(void *context, uint64_t id, enum status status, const char
     free_request(request);
 }
 
+enum cluster_way cluster_node_way(struct cluster_node *node, const char *sha,
+                                  const struct generation_request *request, struct cluster_id *out)
+{
+    uint64_t prefixes[CLUSTER_PREFIX_LEVELS];
+    uint32_t n =
+        cluster_core_prefixes(node->core, sha, request->tokens, request->n_tokens, prefixes);
+    return cluster_core_replica(node->core, sha, prefixes, n, request->n_tokens, out);
+}
+
 enum status cluster_node_submit(struct cluster_node *node, const struct cluster_model *model,
                                 struct generation_request *request, generation_callback *callback,
                                 void *context, uint64_t *id, struct error *error)
+{
+    return cluster_node_submit_to(node, (struct cluster_id){0, 0}, model, request, callback,
+                                  context, id, error);
+}
+
+enum status cluster_node_submit_to(struct cluster_node *node, struct cluster_id to,
+                                   const struct cluster_model *model,
+                                   struct generation_request *request,
+                                   generation_callback *callback, void *context, uint64_t *id,
+                                   struct error *error)
 {
     struct node_request *entry = calloc(1, sizeof *entry);
     json_t *payload = generation_request_write(request);
@@ -61,7 +80,7 @@ enum status cluster_node_submit(struct cluster_node *node, const struct cluster_
     generation_request_close(request);
     if (status == STATUS_OK) {
         entry->feed = (struct generation_feed){.callback = callback, .context = context};
-        status = cluster_core_submit(node->core, model, payload, &entry->feed.id, error);
+        status = cluster_core_submit_to(node->core, to, model, payload, &entry->feed.id, error);
     }
     json_decref(payload);
     if (status != STATUS_OK) {

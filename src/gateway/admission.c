@@ -361,16 +361,16 @@ void gateway_forbid(const struct http_exchange *exchange, const char *model,
 bool gateway_begin(struct gateway *gateway, struct http_exchange *exchange, struct gateway_use *use,
                    struct api_error *error)
 {
-    (void)gateway;
     *use = (struct gateway_use){.key = http_context(exchange)};
-    return use->key == NULL || limits_take(use->key, exchange, clock_now_ns(), error);
+    return use->key == NULL ||
+           limits_take(&gateway->options.shared, use, exchange, clock_now_ns(), error);
 }
 
 void gateway_end(struct gateway *gateway, const struct gateway_use *use)
 {
     char day[USAGE_DAY_BYTES];
     if (use->key != NULL)
-        limits_give_back(use->key, use->prompt_tokens + use->answer_tokens);
+        limits_give_back(&gateway->options.shared, use);
     if (use->model == NULL)
         return;
     usage_day(day, (int64_t)time(NULL));

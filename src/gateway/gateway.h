@@ -90,6 +90,23 @@ struct gateway;
 
 typedef void gateway_log(void *context, const char *line);
 
+enum key_limit { KEY_LIMIT_REQUESTS, KEY_LIMIT_TOKENS, KEY_LIMIT_PARALLEL };
+
+struct key_allowance {
+    bool allowed;
+    enum key_limit refused_by;
+    double wait_s;  /* refused: when to try again */
+    double left[2]; /* requests and tokens of this minute */
+};
+
+/* Who decides where a key's limits hold for several servers together. On the loop. */
+struct gateway_shared {
+    void *context;
+    /* False: it does not decide about this key now; then its limits are this server's alone. */
+    bool (*take)(void *context, const struct key *key, struct key_allowance *out);
+    void (*give_back)(void *context, const struct key *key, uint64_t n_tokens);
+};
+
 /* Borrowed until gateway_close. */
 struct gateway_options {
     struct net_loop *loop;
@@ -101,6 +118,7 @@ struct gateway_options {
     bool open;            /* without keys, anyone on the network may use it */
     net_fn *keys_changed; /* on the loop, when keys were made or ended here; NULL: nobody asks */
     void *keys_context;
+    struct gateway_shared shared; /* take NULL: nobody else is asked */
     gateway_log *log;
     void *log_context;
 };
@@ -140,6 +158,7 @@ void gateway_forbid(const struct http_exchange *exchange, const char *model,
  * ended. */
 struct gateway_use {
     struct known_key *key; /* NULL: none was asked for */
+    bool shared;           /* it counts with other servers */
     const char *model;     /* NULL: it did not come so far */
     size_t prompt_tokens, cached_tokens, answer_tokens;
 };

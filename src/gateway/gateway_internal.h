@@ -16,25 +16,13 @@ void key_hash(struct view text, unsigned char hash[KEY_HASH_BYTES]);
 
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
-struct bucket {
-    double level;
-    uint64_t filled_ns;
-    bool begun; /* before, it is full */
-};
-
-/* Adds what came since it was filled last. */
-void bucket_fill(struct bucket *bucket, uint32_t per_minute, uint64_t now_ns);
-/* Until it holds wanted. */
-double bucket_wait_s(const struct bucket *bucket, uint32_t per_minute, double wanted);
 void put_duration(char text[32], double seconds);
 
-struct known_key;
-
-/* A request of the key begins, unless a limit stands against it; adds the fields of the answer that
- * tell what is left. Each that began ends with limits_give_back. */
-bool limits_take(struct known_key *key, struct http_exchange *exchange, uint64_t now_ns,
-                 struct api_error *error);
-void limits_give_back(struct known_key *key, size_t n_tokens);
+/* A request of use->key begins, unless a limit stands against it; adds the fields of the answer
+ * that tell what is left. Each that began ends with limits_give_back. */
+bool limits_take(const struct gateway_shared *shared, struct gateway_use *use,
+                 struct http_exchange *exchange, uint64_t now_ns, struct api_error *error);
+void limits_give_back(const struct gateway_shared *shared, const struct gateway_use *use);
 
 /* ---- Usage ----------------------------------------------------------------------------------- */
 

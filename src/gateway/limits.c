@@ -4,30 +4,14 @@
  * more than full. A request takes one of its kind when it comes. Tokens are taken when a request
  * ends, because only then their number is known; who took more than there was waits until the
  * bucket holds some again. So a key never gets more than its rate over time, and what it can be
- * ahead is what its requests that run at the same time take. */
+ * ahead is what its requests that run at the same time take.
+ *
+ * That is so on a server that is alone. Where several share the limits, as the nodes of a cluster
+ * do, gateway_shared decides by the same rule for all of them together. */
 #include "gateway/gateway_internal.h"
 
 #include <math.h>
 #include <stdio.h>
-
-#define NS_PER_MINUTE 60e9
-
-void bucket_fill(struct bucket *bucket, uint32_t per_minute, uint64_t now_ns)
-{
-    double full = per_minute;
-    if (!bucket->begun)
-        bucket->level = full;
-    else
-        bucket->level += (double)(now_ns - bucket->filled_ns) * full / NS_PER_MINUTE;
-    bucket->level = fmin(bucket->level, full);
-    bucket->filled_ns = now_ns;
-    bucket->begun = true;
-}
-
-double bucket_wait_s(const struct bucket *bucket, uint32_t per_minute, double wanted)
-{
-    return fmax(0, wanted - bucket->level) * 60 / per_minute;
-}
 
 /* "6m0s", "1.5s", "20ms": as OpenAI writes it. */
 void put_duration(char text[32], double seconds)
@@ -41,15 +25,16 @@ void put_duration(char text[32], double seconds)
         snprintf(text, 32, "%.3gs", (double)ms / 1000);
 }
 
-/* ---- Requests -------------------------------------------------------------------------------- */
+/* ---- What is told ---------------------------------------------------------------------------- */
 
-enum { REQUESTS, TOKENS, N_KINDS };
+#define N_KINDS 2 /* KEY_LIMIT_REQUESTS, KEY_LIMIT_TOKENS */
 
 static const char *const kinds[N_KINDS] = {"requests", "tokens"};
 
 static uint32_t limit_of(const struct known_key *key, int kind)
 {
-    return kind == REQUESTS ? key->limits.requests_per_minute : key->limits.tokens_per_minute;
+    return kind == KEY_LIMIT_REQUESTS ? key->limits.requests_per_minute
+                                      : key->limits.tokens_per_minute;
 }
 
 static void add_field(struct http_exchange *exchange, const char *what, int kind, const char *value)
@@ -59,65 +44,102 @@ static void add_field(struct http_exchange *exchange, const char *what, int kind
     http_add_field(exchange, name, value);
 }
 
-static void add_fields(const struct known_key *key, struct http_exchange *exchange)
+static void add_fields(const struct known_key *key, const struct key_allowance *allowance,
+                       struct http_exchange *exchange)
 {
     for (int kind = 0; kind < N_KINDS; kind++) {
         char text[32];
-        const struct bucket *bucket = &key->buckets[kind];
+        const struct bucket bucket = {.level = allowance->left[kind]};
         uint32_t limit = limit_of(key, kind);
         if (limit == 0)
             continue;
         snprintf(text, sizeof text, "%u", limit);
         add_field(exchange, "limit", kind, text);
-        snprintf(text, sizeof text, "%.0f", fmax(0, floor(bucket->level)));
+        snprintf(text, sizeof text, "%.0f", fmax(0, floor(bucket.level)));
         add_field(exchange, "remaining", kind, text);
-        put_duration(text, bucket_wait_s(bucket, limit, limit));
+        put_duration(text, bucket_wait_s(&bucket, limit, limit));
         add_field(exchange, "reset", kind, text);
     }
 }
 
-static bool refuse(struct api_error *error, double wait_s, const char *text)
+static bool refuse(const struct known_key *key, const struct key_allowance *allowance,
+                   struct api_error *error)
 {
+    char text[200];
+    int kind = (int)allowance->refused_by;
+    if (allowance->refused_by == KEY_LIMIT_PARALLEL)
+        snprintf(text, sizeof text,
+                 "the API key '%s' may have %u requests answered at once, and has", key->name,
+                 key->limits.parallel);
+    else if (allowance->left[kind] >= 1)
+        snprintf(text, sizeof text,
+                 "the API key '%s' may use %u %s a minute, and did use what this node may give out "
+                 "until the others have heard of it",
+                 key->name, limit_of(key, kind), kinds[kind]);
+    else
+        snprintf(text, sizeof text, "the API key '%s' may use %u %s a minute, and did", key->name,
+                 limit_of(key, kind), kinds[kind]);
     *error = (struct api_error){.http_status = 429,
                                 .type = "rate_limit_error",
                                 .code = "rate_limit_exceeded",
-                                .retry_after_s = (unsigned)fmin(fmax(1, ceil(wait_s)), UINT32_MAX)};
+                                .retry_after_s =
+                                    (unsigned)fmin(fmax(1, ceil(allowance->wait_s)), UINT32_MAX)};
     snprintf(error->text, sizeof error->text, "%s; try again in %u s", text, error->retry_after_s);
     return false;
 }
 
-static bool limits_allow(const struct known_key *key, struct api_error *error)
+/* ---- This server alone ----------------------------------------------------------------------- */
+
+static bool allow(const struct known_key *key, struct key_allowance *out)
 {
-    char text[200];
     for (int kind = 0; kind < N_KINDS; kind++) {
         uint32_t limit = limit_of(key, kind);
         if (limit == 0 || key->buckets[kind].level >= 1)
             continue;
-        snprintf(text, sizeof text, "the API key '%s' may use %u %s a minute, and did", key->name,
-                 limit, kinds[kind]);
-        return refuse(error, bucket_wait_s(&key->buckets[kind], limit, 1), text);
+        out->refused_by = (enum key_limit)kind;
+        out->wait_s = bucket_wait_s(&key->buckets[kind], limit, 1);
+        return false;
     }
     if (key->limits.parallel == 0 || key->n_running < key->limits.parallel)
         return true;
-    snprintf(text, sizeof text, "the API key '%s' may have %u requests answered at once, and has",
-             key->name, key->limits.parallel);
-    return refuse(error, 1, text);
+    out->refused_by = KEY_LIMIT_PARALLEL;
+    out->wait_s = 1;
+    return false;
 }
 
-bool limits_take(struct known_key *key, struct http_exchange *exchange, uint64_t now_ns,
-                 struct api_error *error)
+static void take(struct known_key *key, uint64_t now_ns, struct key_allowance *out)
 {
     for (int kind = 0; kind < N_KINDS; kind++)
         bucket_fill(&key->buckets[kind], limit_of(key, kind), now_ns);
-    bool allowed = limits_allow(key, error);
-    key->buckets[REQUESTS].level -= allowed;
-    key->n_running += allowed;
-    add_fields(key, exchange);
-    return allowed;
+    out->allowed = allow(key, out);
+    key->buckets[KEY_LIMIT_REQUESTS].level -= out->allowed;
+    key->n_running += out->allowed;
+    for (int kind = 0; kind < N_KINDS; kind++)
+        out->left[kind] = key->buckets[kind].level;
 }
 
-void limits_give_back(struct known_key *key, size_t n_tokens)
+/* ---- Requests -------------------------------------------------------------------------------- */
+
+bool limits_take(const struct gateway_shared *shared, struct gateway_use *use,
+                 struct http_exchange *exchange, uint64_t now_ns, struct api_error *error)
 {
-    key->n_running--;
-    key->buckets[TOKENS].level -= (double)n_tokens;
+    struct key_allowance allowance = {.allowed = false};
+    const struct key key = known_key_row(use->key);
+    use->shared = shared->take != NULL && shared->take(shared->context, &key, &allowance);
+    if (!use->shared)
+        take(use->key, now_ns, &allowance);
+    add_fields(use->key, &allowance, exchange);
+    return allowance.allowed || refuse(use->key, &allowance, error);
+}
+
+void limits_give_back(const struct gateway_shared *shared, const struct gateway_use *use)
+{
+    size_t n_tokens = use->prompt_tokens + use->answer_tokens;
+    const struct key key = known_key_row(use->key);
+    if (use->shared) {
+        shared->give_back(shared->context, &key, n_tokens);
+    } else {
+        use->key->n_running--;
+        use->key->buckets[KEY_LIMIT_TOKENS].level -= (double)n_tokens;
+    }
 }

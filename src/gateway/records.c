@@ -2,8 +2,9 @@
  * waits for a disk or a lock. What is to be written is summed up and goes out in one transaction
  * each time the thread looks; what cannot be written stays for the next time.
  *
- * A timer of the loop wakes the thread, which asks SQLite whether another process changed
- * anything, and takes what it found the time before. `mutex` guards what stands below it. What goes
+ * A timer of the loop wakes the thread, which asks SQLite whether another process changed anything;
+ * a moment later the loop takes what it found, so that a key that is revoked ends well within a
+ * second, on other nodes too. `mutex` guards what stands below it. What goes
  * wrong is told once, until it goes well again or wrong in another way; what was known before stays
  * valid. */
 #include "gateway/gateway_internal.h"
@@ -17,6 +18,7 @@
 #include <time.h>
 
 #define LOOK_MS 300
+#define TAKE_MS 40 /* after it was asked to look, the thread has mostly done so */
 
 struct records {
     struct records_options options;
@@ -268,7 +270,9 @@ void records_audit(struct records *records, const char *event, const char *subje
     pthread_mutex_unlock(&records->mutex);
 }
 
-static void wake(void *context)
+static void wake(void *context);
+
+static void take_found(void *context)
 {
     struct records *records = context;
     pthread_mutex_lock(&records->mutex);
@@ -276,12 +280,20 @@ static void wake(void *context)
     bool changed = records->changed;
     records->keys = NULL;
     records->changed = false;
+    pthread_mutex_unlock(&records->mutex);
+    records->timer = net_loop_after(records->options.loop, LOOK_MS - TAKE_MS, wake, records);
+    if (changed)
+        records->options.changed(records->options.context, keys);
+}
+
+static void wake(void *context)
+{
+    struct records *records = context;
+    pthread_mutex_lock(&records->mutex);
     records->look = true;
     pthread_cond_signal(&records->wanted);
     pthread_mutex_unlock(&records->mutex);
-    records->timer = net_loop_after(records->options.loop, LOOK_MS, wake, records);
-    if (changed)
-        records->options.changed(records->options.context, keys);
+    records->timer = net_loop_after(records->options.loop, TAKE_MS, take_found, records);
 }
 
 /* ---- Life cycle ------------------------------------------------------------------------------ */

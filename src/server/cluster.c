@@ -16,7 +16,7 @@
 /* ---- What the node asks of this server ------------------------------------------------------- */
 
 /* The digest that names the model in the cluster; "" where it is not known (yet). */
-static const char *digest_of(const struct served_model *model)
+const char *cluster_digest_of(const struct served_model *model)
 {
     return model->stored != NULL ? model->stored->digest : model->digest;
 }
@@ -27,10 +27,10 @@ static size_t list_local(void *context, struct cluster_local_model *out, size_t 
     size_t n = 0;
     for (size_t i = 0; i < server->n_models && n < max; i++) {
         const struct served_model *model = &server->models[i];
-        if (model->gone || model->path == NULL || digest_of(model)[0] == '\0')
+        if (model->gone || model->path == NULL || cluster_digest_of(model)[0] == '\0')
             continue;
         out[n] = (struct cluster_local_model){.path = model->path};
-        snprintf(out[n].model.sha, sizeof out[n].model.sha, "%s", digest_of(model));
+        snprintf(out[n].model.sha, sizeof out[n].model.sha, "%s", cluster_digest_of(model));
         snprintf(out[n].model.name, sizeof out[n].model.name, "%.63s", model->name);
         out[n].model.size_bytes = memory_file_bytes(model->path);
         n++;
@@ -143,6 +143,41 @@ static bool take_each(void *context, const char *entry, const json_t *value)
 {
     take_entry(context, entry, value);
     return true;
+}
+
+/* ---- Limits of keys, which hold for all nodes together --------------------------------------- */
+
+static const char *hash_of(const struct key *key, char out[CLUSTER_ENTRY_KEY_BYTES])
+{
+    entry_of(key->hash, out);
+    return out + strlen(KEY_ENTRY);
+}
+
+bool cluster_take(void *context, const struct key *key, struct key_allowance *out)
+{
+    struct server *server = context;
+    char entry[CLUSTER_ENTRY_KEY_BYTES];
+    struct cluster_allowance allowance;
+    if (server->node == NULL ||
+        !cluster_core_take(cluster_node_core(server->node), hash_of(key, entry), &allowance))
+        return false;
+    static const enum key_limit limits[] = {[CLUSTER_LIMIT_REQUESTS] = KEY_LIMIT_REQUESTS,
+                                            [CLUSTER_LIMIT_TOKENS] = KEY_LIMIT_TOKENS,
+                                            [CLUSTER_LIMIT_PARALLEL] = KEY_LIMIT_PARALLEL};
+    *out = (struct key_allowance){
+        .allowed = allowance.allowed,
+        .refused_by = limits[allowance.refused_by],
+        .wait_s = allowance.wait_s,
+        .left = {allowance.left[CLUSTER_LIMIT_REQUESTS], allowance.left[CLUSTER_LIMIT_TOKENS]}};
+    return true;
+}
+
+void cluster_give_back(void *context, const struct key *key, uint64_t n_tokens)
+{
+    struct server *server = context;
+    char entry[CLUSTER_ENTRY_KEY_BYTES];
+    if (server->node != NULL)
+        cluster_core_give_back(cluster_node_core(server->node), hash_of(key, entry), n_tokens);
 }
 
 /* ---- Digests of files that are in no store --------------------------------------------------- */
@@ -327,7 +362,7 @@ void cluster_meet(struct served_model *model)
         metadata_is_here(model, model->path, NULL);
         return;
     }
-    snprintf(found.sha, sizeof found.sha, "%s", digest_of(model));
+    snprintf(found.sha, sizeof found.sha, "%s", cluster_digest_of(model));
     snprintf(found.name, sizeof found.name, "%.63s", model->name);
     cluster_node_metadata(model->server->node, &found, metadata_is_here, model);
 }
@@ -337,11 +372,15 @@ enum status cluster_submit(struct served_model *model, struct generation_request
                            struct error *error)
 {
     struct cluster_model found = {0};
+    struct cluster_id to;
     bool runs;
     if (!cluster_node_find(model->server->node, model->name, &found, &runs)) {
         generation_request_close(request);
         return error_set(error, STATUS_BUSY, "no node of the cluster has %.100s now", model->name);
     }
+    if (!runs && cluster_node_way(model->server->node, found.sha, request, &to) == CLUSTER_THERE)
+        return cluster_node_submit_to(model->server->node, to, &found, request, callback, context,
+                                      id, error);
     return cluster_node_submit(model->server->node, &found, request, callback, context, id, error);
 }
 
@@ -416,7 +455,7 @@ static bool find_model(struct server *server, const json_t *fields, struct clust
     const struct served_model *known = name != NULL ? models_known(server, name) : NULL;
     *error = (struct api_error){
         .http_status = 404, .type = "invalid_request_error", .code = "model_not_found"};
-    if (known != NULL && !known->only_away && digest_of(known)[0] == '\0') {
+    if (known != NULL && !known->only_away && cluster_digest_of(known)[0] == '\0') {
         *error = (struct api_error){.http_status = 503, .type = "server_error", .retry_after_s = 1};
         snprintf(error->text, sizeof error->text,
                  "the digest of %.100s, which names it in the cluster, is being computed", name);
@@ -500,6 +539,11 @@ enum status cluster_open(struct server *server, struct error *error)
                  .models = list_local,
                  .memory_used = used,
                  .changed = take_entry,
+                 .replicas = replica_list,
+                 .start = replica_start,
+                 .cancel = replica_cancel,
+                 .ask = usage_asked,
+                 .answered = usage_answered,
                  .log = log_line},
     };
     node.model.pool = server->pool;
@@ -529,6 +573,7 @@ enum status cluster_open(struct server *server, struct error *error)
 void cluster_close(struct server *server)
 {
     end_digests(server);
+    usage_close(server);
     cluster_node_close(server->node);
     server->node = NULL;
 }

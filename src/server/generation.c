@@ -18,6 +18,7 @@ struct generation_choice {
     struct generation *generation;
     size_t index;
     uint64_t id;
+    bool sent; /* another node's replica computes it; the loop's, as id */
 };
 
 struct generation {
@@ -31,6 +32,7 @@ struct generation {
     struct served_model *model;
     bool acquired; /* the model, to be released */
     bool away;     /* the cluster computes it */
+    bool shared;   /* open here, and other nodes may answer too */
     struct generation_choice *choices;
     json_t *grammar_asked;   /* what all choices must follow, or NULL */
     struct grammar *grammar; /* the same, compiled */
@@ -116,10 +118,12 @@ static void cancel_all(struct generation *generation)
     pthread_mutex_lock(&generation->mutex);
     size_t n = generation->n_submitted;
     pthread_mutex_unlock(&generation->mutex);
+    struct cluster_node *node = generation->server->node;
     for (size_t i = 0; i < n; i++)
-        if (generation->away)
-            cluster_node_cancel(generation->server->node, generation->choices[i].id);
-        else
+        if (generation->away || generation->choices[i].sent) {
+            if (node != NULL) /* else all ended when it was closed */
+                cluster_node_cancel(node, generation->choices[i].id);
+        } else
             scheduler_cancel(generation->model->scheduler, generation->choices[i].id);
 }
 
@@ -403,7 +407,8 @@ static struct generation_request *make_request(const struct generation *generati
         (call->has_seed ? call->sampling.seed : rng_entropy()) + choice % call->n_choices;
     request->client = gateway_client(&generation->use);
     request->grammar = generation->grammar;
-    if (generation->away) /* a copy of its own: references are not counted across threads */
+    if (generation->away || generation->shared)
+        /* a copy of its own: references are not counted across threads */
         request->grammar_asked = json_deep_copy(generation->grammar_asked);
     request->max_tokens = call->max_tokens;
     request->stops = stops;
@@ -434,11 +439,30 @@ static void explain_refusal(const struct generation *generation, const struct er
     }
 }
 
-/* A request on its way to the cluster, which belongs to the loop. */
+/* A request on its way to the cluster or to one of several replicas, which is the loop's matter. */
 struct away_request {
     struct generation_choice *choice;
     struct generation_request *request;
 };
+
+/* The loop's part of submit_choice. */
+static enum status submit_here_or_there(struct generation_choice *choice,
+                                        struct generation_request *request, struct error *error)
+{
+    struct generation *generation = choice->generation;
+    size_t n_tokens = request->n_tokens;
+    struct api_error told;
+    if (generation->away)
+        return cluster_submit(generation->model, request, on_event, choice, &choice->id, error);
+    enum status status = replica_submit(generation->model, request, on_event, choice, &choice->id,
+                                        &choice->sent, error);
+    if (status != STATUS_OK) {
+        explain_refusal(generation, error, n_tokens, &told);
+        fail(generation, &told);
+        post_flush(generation);
+    }
+    return status;
+}
 
 static void submit_to_cluster(void *context)
 {
@@ -452,8 +476,7 @@ static void submit_to_cluster(void *context)
     if (generation->gone) { /* which the loop alone sets */
         generation_request_close(away->request);
         on_event(choice, &cancelled);
-    } else if (cluster_submit(generation->model, away->request, on_event, choice, &choice->id,
-                              &error) != STATUS_OK) {
+    } else if (submit_here_or_there(choice, away->request, &error) != STATUS_OK) {
         on_event(choice, &failed);
     }
     free(away);
@@ -488,7 +511,9 @@ static bool submit_choice(struct generation *generation, const struct token_list
                            "a model that other machines compute scores no prompts: leave out echo "
                            "or logprobs, and ask for one token at least");
         generation_request_close(request);
-    } else if (status == STATUS_OK && generation->away)
+    } else if (status == STATUS_OK &&
+               (generation->away ||
+                (generation->shared && !request->score_prompt && !request->no_answer)))
         status = post_to_cluster(choice, request, &error);
     else if (status == STATUS_OK)
         status = scheduler_submit(generation->model->scheduler, request, on_event, choice,
@@ -503,7 +528,7 @@ static bool submit_choice(struct generation *generation, const struct token_list
     generation->n_submitted = index + 1;
     bool gone = generation->gone;
     pthread_mutex_unlock(&generation->mutex);
-    if (gone && !generation->away)
+    if (gone && !generation->away && !generation->shared)
         scheduler_cancel(generation->model->scheduler, choice->id);
     return !gone;
 }
@@ -748,6 +773,7 @@ static void model_is_ready(void *context, const struct api_error *failure)
     }
     generation->acquired = true;
     generation->away = generation->model->state == MODEL_AWAY;
+    generation->shared = replica_is_shared(generation->model);
     if (call->has_keep_alive && !generation->away)
         generation->model->keep_alive_ms = call->keep_alive_ms;
     size_t n_choices = MAX(call->n_prompts, (size_t)1) * call->n_choices;

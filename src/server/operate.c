@@ -75,7 +75,8 @@ void operate_down(struct server *server, struct http_exchange *exchange)
 
 void operate_cluster(struct server *server, struct http_exchange *exchange)
 {
-    static const char *const verbs[] = {"load", "unload", "forget", "remove", "rotate", "leave"};
+    static const char *const verbs[] = {"load",   "unload", "forget", "remove",
+                                        "rotate", "leave",  "usage"};
     json_t *fields = owner_asks(server, exchange);
     struct api_error error;
     if (fields == NULL)
@@ -85,8 +86,11 @@ void operate_cluster(struct server *server, struct http_exchange *exchange)
     for (size_t i = 0; i < ARRAY_COUNT(verbs) && verb != NULL; i++)
         known |= strcmp(verb, verbs[i]) == 0;
     if (!known)
-        api_invalid(&error, "do", "load, unload, forget, remove, rotate or leave is expected");
-    if (!known || cluster_command(server, verb, fields, &error) != STATUS_OK)
+        api_invalid(&error, "do",
+                    "load, unload, forget, remove, rotate, leave or usage is expected");
+    if (known && strcmp(verb, "usage") == 0 && server->node != NULL)
+        usage_collect(server, exchange, fields);
+    else if (!known || cluster_command(server, verb, fields, &error) != STATUS_OK)
         reply_error(server, exchange, NULL, &error);
     else
         reply_object(exchange,

@@ -527,6 +527,7 @@ static enum status open_gateway(struct server *server, struct error *error)
         .open = options->open,
         .keys_changed = cluster_share_keys,
         .keys_context = server,
+        .shared = {server, cluster_take, cluster_give_back},
         .log = log_gateway,
         .log_context = server,
     };

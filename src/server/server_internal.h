@@ -115,6 +115,11 @@ enum status cluster_open(struct server *server, struct error *error);
 void cluster_close(struct server *server);
 /* Tells the other nodes of keys that were made or ended here. */
 void cluster_share_keys(void *context);
+/* The digest that names the model in the cluster; "" where it is not known (yet). */
+const char *cluster_digest_of(const struct served_model *model);
+/* For struct gateway_shared. */
+bool cluster_take(void *context, const struct key *key, struct key_allowance *out);
+void cluster_give_back(void *context, const struct key *key, uint64_t n_tokens);
 /* Makes the models of other nodes known. */
 void cluster_refresh(struct server *server);
 bool cluster_is_away(const struct served_model *model);
@@ -128,6 +133,30 @@ void cluster_get_status(struct server *server, struct http_exchange *exchange);
 /* load, unload, remove, rotate; told where it fails. */
 enum status cluster_command(struct server *server, const char *verb, const json_t *fields,
                             struct api_error *told);
+
+/* ---- Replicas (replica.c) -------------------------------------------------------------------- */
+
+/* Whether other nodes may answer requests for a model that is open here. */
+bool replica_is_shared(const struct served_model *model);
+/* On the loop. As scheduler_submit, or, where *sent becomes true, as cluster_node_submit. */
+enum status replica_submit(struct served_model *model, struct generation_request *request,
+                           generation_callback *callback, void *context, uint64_t *id, bool *sent,
+                           struct error *error);
+/* For struct cluster_host. */
+size_t replica_list(void *context, struct cluster_replica *out, size_t max);
+void replica_start(void *context, const struct cluster_work *work);
+void replica_cancel(void *context, uint64_t work);
+
+/* ---- Usage on all nodes (usage.c) ------------------------------------------------------------ */
+
+/* Answers the exchange with the records of all nodes that are connected, from query's last "days"
+ * on; server->node is not NULL. */
+void usage_collect(struct server *server, struct http_exchange *exchange, const json_t *query);
+/* For struct cluster_host. */
+bool usage_asked(void *context, struct cluster_id from, uint64_t question, const char *what,
+                 const json_t *query);
+void usage_answered(void *context, uint64_t question, const json_t *body, const char *reason);
+void usage_close(struct server *server); /* before the node is closed */
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
@@ -206,9 +235,11 @@ struct server {
     struct control control;
     struct cluster_node *node; /* NULL: this machine is in no cluster */
     struct digesting *digesting;
-    size_t n_busy;            /* generations under way */
-    struct wake_lock *wake;   /* while they are, and a little longer */
-    struct net_timer *sleepy; /* until that is over */
+    struct usage_collection *collections; /* under way */
+    struct replica_work *replica_works;   /* requests of other nodes */
+    size_t n_busy;                        /* generations under way */
+    struct wake_lock *wake;               /* while they are, and a little longer */
+    struct net_timer *sleepy;             /* until that is over */
     unsigned drain_s;
     uint64_t memory_limit; /* bytes */
     unsigned wait_s;       /* for memory that models in use hold */

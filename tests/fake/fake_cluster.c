@@ -76,6 +76,7 @@ struct work_here {
     uint64_t id; /* 0: free */
     uint64_t instance;
     uint32_t epoch, seed, n_wanted, n_done;
+    bool refused;
 };
 
 struct store_object {
@@ -95,7 +96,8 @@ struct sim_node {
     uint64_t incarnation, memory, extra_latency_ms, frozen_until_ms, crashed_ms, hung_ms, facts_ms;
     int64_t skew_ms;
     int protocol; /* that it speaks; 0: this one */
-    bool hung, abandoned, whole[SIM_MAX_MODELS];
+    bool hung, abandoned, whole[SIM_MAX_MODELS], replica[SIM_MAX_MODELS];
+    unsigned n_replied;
     struct cluster_key keys[CLUSTER_MAX_KEYS];
     size_t n_keys;
     struct rank ranks[MAX_RANKS];
@@ -122,6 +124,8 @@ struct sim {
     bool forgetting; /* the user said that slices go */
     char fault[512];
     struct sim_counts counts;
+    struct sim_question asked;
+    struct sim_answered answered;
 };
 
 static void set_facts(struct sim *sim, struct sim_node *node);
@@ -169,6 +173,16 @@ static void trace(struct sim *sim, const struct sim_node *node, const char *form
     vprintf(format, arguments);
     va_end(arguments);
     printf("\n");
+}
+
+const struct sim_question *sim_asked(const struct sim *sim)
+{
+    return &sim->asked;
+}
+
+const struct sim_answered *sim_answered(const struct sim *sim)
+{
+    return &sim->answered;
 }
 
 const char *sim_fault(const struct sim *sim)
@@ -841,12 +855,22 @@ static int32_t token_of(uint32_t seed, uint32_t index)
     return (int32_t)(hash_mix((uint64_t)seed << 32 | index) & 0xffff);
 }
 
+static bool has_replica(const struct sim_node *node, const char *sha)
+{
+    for (unsigned i = 0; i < node->sim->options.n_models; i++)
+        if (node->replica[i] && strcmp(node->sim->models[i].sha, sha) == 0)
+            return true;
+    return false;
+}
+
 static void env_start(void *context, const struct cluster_work *work)
 {
     struct sim_node *node = context;
     struct sim *sim = node->sim;
     const struct rank *rank = find_rank(node, work->instance, work->epoch);
-    if (rank == NULL || !rank->open)
+    if (work->instance == 0)
+        node->n_replied += has_replica(node, work->sha);
+    else if (rank == NULL || !rank->open)
         sim_fail(sim, "%s starts work on an instance that is not open", node->name);
     size_t at = 0;
     while (at < MAX_WORKS && node->works[at].id != 0)
@@ -856,6 +880,7 @@ static void env_start(void *context, const struct cluster_work *work)
     *here = (struct work_here){.id = work->work,
                                .instance = work->instance,
                                .epoch = work->epoch,
+                               .refused = work->instance == 0 && !has_replica(node, work->sha),
                                .n_done = (uint32_t)work->n_tokens};
     here->seed = (uint32_t)json_integer_value(json_object_get(work->payload, "seed"));
     here->n_wanted = (uint32_t)json_integer_value(json_object_get(work->payload, "n"));
@@ -929,6 +954,27 @@ static void env_end(void *context, uint64_t id, enum status status, const char *
           reason);
 }
 
+static bool env_ask(void *context, struct cluster_id from, uint64_t question, const char *what,
+                    const json_t *query)
+{
+    struct sim_node *node = context;
+    struct sim_question *asked = &node->sim->asked;
+    (void)query;
+    *asked = (struct sim_question){.at = node->index, .from = from, .question = question};
+    text_copy(asked->what, sizeof asked->what, what);
+    return strcmp(what, "nothing") != 0;
+}
+
+static void env_answered(void *context, uint64_t question, const json_t *body, const char *reason)
+{
+    struct sim_node *node = context;
+    struct sim_answered *answered = &node->sim->answered;
+    *answered = (struct sim_answered){
+        .at = node->index, .n = answered->n + 1, .question = question, .good = body != NULL};
+    answered->value = (int)json_integer_value(json_object_get(body, "n"));
+    text_copy(answered->reason, sizeof answered->reason, body == NULL ? reason : "");
+}
+
 static const struct cluster_env environment = {.now_ms = env_now,
                                                .wall_ms = env_wall,
                                                .random = env_random,
@@ -951,6 +997,8 @@ static const struct cluster_env environment = {.now_ms = env_now,
                                                .cancel = env_cancel,
                                                .token = env_token,
                                                .end = env_end,
+                                               .ask = env_ask,
+                                               .answered = env_answered,
                                                .log = env_log};
 
 int sim_submit(struct sim *sim, unsigned index, unsigned model, uint32_t n_tokens)
@@ -967,13 +1015,44 @@ int sim_submit(struct sim *sim, unsigned index, unsigned model, uint32_t n_token
     json_t *payload =
         json_pack("{s:I, s:i}", "seed", (json_int_t)request->seed, "n", (int)n_tokens);
     struct error error;
+    struct cluster_id to = {0, 0};
+    enum cluster_way way =
+        cluster_core_replica(node->core, sim->models[model].sha, NULL, 0, 100, &to);
+    if (way == CLUSTER_HERE)
+        to = node->id;
     enum status status =
-        cluster_core_submit(node->core, &sim->models[model], payload, &request->id, &error);
+        cluster_core_submit_to(node->core, to, &sim->models[model], payload, &request->id, &error);
     json_decref(payload);
     if (status != STATUS_OK)
         return -1;
     trace(sim, node, "request %" PRIu64 " for %s", request->id, sim->models[model].name);
     return (int)sim->n_requests++;
+}
+
+static void tell_replicas(struct sim_node *node)
+{
+    struct cluster_replica list[SIM_MAX_MODELS];
+    size_t n = 0;
+    for (unsigned i = 0; i < node->sim->options.n_models; i++)
+        if (node->replica[i]) {
+            list[n] = (struct cluster_replica){.waiting = 0};
+            memcpy(list[n++].sha, node->sim->models[i].sha, sizeof list[0].sha);
+        }
+    cluster_core_set_replicas(node->core, list, n);
+}
+
+void sim_set_replica(struct sim *sim, unsigned index, unsigned model, bool open)
+{
+    struct sim_node *node = &sim->nodes[index];
+    if (node->core == NULL)
+        return;
+    node->replica[model] = open;
+    tell_replicas(node);
+}
+
+unsigned sim_n_replied(const struct sim *sim, unsigned node)
+{
+    return sim->nodes[node].n_replied;
 }
 
 void sim_cancel(struct sim *sim, int index)
@@ -1125,12 +1204,13 @@ static void happen_step(struct sim *sim, struct event *event)
         if (node->works[i].id == event->a && event->a != 0)
             here = &node->works[i];
     const struct rank *rank = here != NULL ? find_rank(node, here->instance, here->epoch) : NULL;
-    if (rank == NULL || !rank->open)
+    bool replica = here != NULL && here->instance == 0;
+    if (!replica && (rank == NULL || !rank->open))
         return;
     struct event *next = event_new(sim, EVENT_STEP, event->node);
     next->a = event->a;
     event_at(sim, next, sim->now_ms + 10 + sim_random(sim, 60));
-    for (uint32_t i = 0; i < rank->n_members; i++) {
+    for (uint32_t i = 0; !replica && i < rank->n_members; i++) {
         if (member_lives(sim, rank, i))
             continue;
         if (!sim->options.silent && chance(sim, 3)) { /* the mesh notices */
@@ -1142,9 +1222,13 @@ static void happen_step(struct sim *sim, struct event *event)
         }
         return;
     }
-    count_step(sim, rank);
+    if (!replica)
+        count_step(sim, rank);
     uint64_t id = here->id;
-    if (here->n_done < here->n_wanted) {
+    if (here->refused) {
+        here->id = 0;
+        cluster_core_end(node->core, id, STATUS_NOT_FOUND, "it is closed", NULL);
+    } else if (here->n_done < here->n_wanted) {
         uint32_t index = here->n_done++;
         cluster_core_token(node->core, id, index, token_of(here->seed, index), NULL);
     } else {
@@ -1507,6 +1591,7 @@ void sim_crash(struct sim *sim, unsigned index, bool power)
     node->n_keys = 0;
     memset(node->ranks, 0, sizeof node->ranks);
     memset(node->works, 0, sizeof node->works);
+    memset(node->replica, 0, sizeof node->replica);
     for (unsigned i = 0; i < sim->n_requests; i++)
         if (sim->requests[i].node == index && sim->requests[i].answer == SIM_WAITING)
             sim->requests[i].answer = SIM_GONE;

@@ -128,8 +128,34 @@ struct sim_request {
 /* A client of a node asks a model for n tokens; -1: the node refused, or does not run. */
 int sim_submit(struct sim *sim, unsigned node, unsigned model, uint32_t n_tokens);
 void sim_cancel(struct sim *sim, int request);
+/* The node's server has the model open by itself, or not any more, until it ends. Requests there
+ * may be sent to such a replica then. */
+void sim_set_replica(struct sim *sim, unsigned node, unsigned model, bool open);
+/* Requests that were begun by a replica there. */
+unsigned sim_n_replied(const struct sim *sim, unsigned node);
 const struct sim_request *sim_request(const struct sim *sim, int request);
 unsigned sim_n_requests(const struct sim *sim);
+
+/* ---- Questions ------------------------------------------------------------------------------- */
+
+/* The last question that a node was asked, and is to answer; those about "nothing" it refuses. */
+struct sim_question {
+    unsigned at;
+    struct cluster_id from;
+    uint64_t question;
+    char what[CLUSTER_NAME_BYTES];
+};
+const struct sim_question *sim_asked(const struct sim *sim);
+
+/* The last end of a question; n: how many there were. */
+struct sim_answered {
+    unsigned at, n;
+    uint64_t question;
+    bool good;
+    int value; /* "n" of the body */
+    char reason[CLUSTER_REASON_BYTES];
+};
+const struct sim_answered *sim_answered(const struct sim *sim);
 
 /* ---- What can be asked of the whole ---------------------------------------------------------- */
 

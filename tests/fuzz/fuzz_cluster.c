@@ -3,6 +3,8 @@
  *   1, 2   a message from the first or the second node
  *   h      the hello of a new link, of a node of its own
  *   s      the state that another core was saved with
+ *   k      a request begins with the API key of that hash, r: one of it ends
+ *   q      a question to the second node
  *   t, T   a moment passes, or a long time, and local work comes to its end; x: it fails
  *
  * In a message @ becomes the number of the instance that was last heard of, # its epoch, and % the
@@ -169,6 +171,18 @@ static void world_end(void *context, uint64_t request, enum status status, const
     (void)context, (void)request, (void)status, (void)reason, (void)data;
 }
 
+static bool world_ask(void *context, struct cluster_id from, uint64_t question, const char *what,
+                      const json_t *query)
+{
+    (void)context, (void)from, (void)question, (void)query;
+    return what[0] == 'a';
+}
+
+static void world_answered(void *context, uint64_t question, const json_t *body, const char *reason)
+{
+    (void)context, (void)question, (void)body, (void)reason;
+}
+
 static void world_ends(struct world *world, bool good, uint64_t ms)
 {
     struct cluster_core *core = world->core;
@@ -242,7 +256,9 @@ static struct cluster_core *open_core(struct world *world, const json_t *saved)
                                     .start = world_start,
                                     .cancel = world_cancel,
                                     .token = world_token,
-                                    .end = world_end};
+                                    .end = world_end,
+                                    .ask = world_ask,
+                                    .answered = world_answered};
     const struct cluster_options options = {.id = self_id,
                                             .incarnation = 1,
                                             .name = "self",
@@ -265,12 +281,37 @@ static void link_node(struct world *world, uint32_t link)
     json_decref(hello);
 }
 
+/* What takes no JSON. */
+static bool plain_done(struct world *world, const uint8_t *line, size_t size)
+{
+    char text[CLUSTER_SHA_TEXT + 8];
+    struct cluster_allowance allowance;
+    struct error error;
+    uint64_t question;
+    snprintf(text, sizeof text, "%.*s", (int)MIN(size - 1, sizeof text - 1),
+             (const char *)line + 1);
+    if (line[0] == 'k') {
+        cluster_core_take(world->core, text, &allowance);
+    } else if (line[0] == 'r') {
+        cluster_core_give_back(world->core, text, 10);
+    } else if (line[0] == 'q') {
+        json_t *query = json_object();
+        cluster_core_ask(world->core, (struct cluster_id){0, 2}, "a", query, &question, &error);
+        json_decref(query);
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static void line_done(struct world *world, const uint8_t *line, size_t size, uint32_t *link)
 {
     if (line[0] == 't' || line[0] == 'T' || line[0] == 'x') {
         world_ends(world, line[0] != 'x', line[0] == 'T' ? 3100 : 300);
         return;
     }
+    if (plain_done(world, line, size))
+        return;
     json_t *json = parse(world, line + 1, size - 1);
     if (json == NULL)
         return;

@@ -234,6 +234,12 @@ static void act_load(struct story *story)
         cluster_core_unload(core, sim_model(story->sim, model)->sha, any(story, 3) == 0, &error);
 }
 
+static void act_replica(struct story *story)
+{
+    unsigned model = (unsigned)any(story, story->options.n_models);
+    sim_set_replica(story->sim, any_node(story), model, any(story, 3) != 0);
+}
+
 static void act_remove(struct story *story)
 {
     unsigned node, other = any_node(story);
@@ -281,9 +287,10 @@ static const struct {
     unsigned weight;
     void (*act)(struct story *story);
 } acts[] = {
-    {36, act_submit},   {4, act_cancel}, {6, act_crash}, {5, act_cut},    {4, act_block},
-    {4, act_partition}, {4, act_freeze}, {3, act_hang},  {4, act_slow},   {2, act_skew},
-    {5, act_alias},     {7, act_key},    {8, act_load},  {1, act_remove}, {1, act_rotate},
+    {36, act_submit}, {4, act_cancel},    {6, act_crash},  {5, act_cut},
+    {4, act_block},   {4, act_partition}, {4, act_freeze}, {3, act_hang},
+    {4, act_slow},    {2, act_skew},      {5, act_alias},  {7, act_key},
+    {8, act_load},    {1, act_remove},    {1, act_rotate}, {4, act_replica},
 };
 
 static void act(struct story *story)
@@ -354,6 +361,8 @@ static void heal(struct story *story)
         for (unsigned b = 0; b < story->options.n_nodes; b++)
             sim_block(sim, a, b, false);
         sim_start(sim, a);
+        for (unsigned model = 0; model < story->options.n_models; model++)
+            sim_set_replica(sim, a, model, false);
     }
 }
 
