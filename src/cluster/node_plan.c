@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define DEFAULT_CTX 8192
+#define LEAST_CTX 2048 /* rather than to refuse, where no context was asked for */
 /* Of nodes and links that have not been measured yet. */
 #define UNKNOWN_READ_RATE 20e9
 #define UNKNOWN_FLOPS 200e9
@@ -226,6 +227,34 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
 
 /* ---- Both ------------------------------------------------------------------------------------ */
 
+/* Where memory is short, the KV cache holds fewer texts at a time: all ranks have the same pages, and
+ * none takes more than three quarters of what is free for them. */
+static enum status choose_cache(struct planning *planning, const struct draft *draft,
+                                struct error *error)
+{
+    struct model_options *options = &planning->options;
+    uint64_t least =
+        (options->n_ctx + MODEL_KV_PAGE_TOKENS - 1) / MODEL_KV_PAGE_TOKENS * MODEL_KV_PAGE_TOKENS;
+    uint64_t chosen = MAX(options->n_cache, least);
+    options->n_cache = least;
+    for (uint32_t r = 0; r < draft->n_ranks; r++) {
+        struct model_memory memory;
+        enum status status = model_rank_memory(planning->weights, options, r, &memory, error);
+        if (status != STATUS_OK)
+            return status;
+        uint64_t allowed = planning->input->nodes[draft->nodes[r]].free_bytes / 4 * 3;
+        uint64_t taken = memory.weights_bytes + memory.kv_bytes + memory.work_bytes;
+        uint64_t more =
+            allowed > taken && memory.kv_bytes > 0
+                ? (uint64_t)((double)(allowed - taken) / (double)memory.kv_bytes * (double)least)
+                : 0;
+        if (memory.kv_bytes > 0)
+            chosen = MIN(chosen, least + more);
+    }
+    options->n_cache = chosen;
+    return STATUS_OK;
+}
+
 /* What each rank takes, by the model's own count; that it is there. */
 static enum status finish(struct planning *planning, const struct draft *draft,
                           struct cluster_plan *out, struct error *error)
@@ -236,11 +265,12 @@ static enum status finish(struct planning *planning, const struct draft *draft,
     out->owner = model_placement_owner(&draft->placement);
     out->predicted = draft->rate;
     planning->options.placement = &draft->placement;
+    enum status status = choose_cache(planning, draft, error);
     for (uint32_t r = 0; r < draft->n_ranks; r++) {
         const struct cluster_candidate *at = &input->nodes[draft->nodes[r]];
         struct model_memory memory;
-        enum status status =
-            model_rank_memory(planning->weights, &planning->options, r, &memory, error);
+        if (status == STATUS_OK)
+            status = model_rank_memory(planning->weights, &planning->options, r, &memory, error);
         if (status != STATUS_OK)
             return status;
         struct cluster_member *member = &out->members[r];
@@ -287,14 +317,22 @@ enum status node_plan(void *context, const struct cluster_plan_input *input,
         buffer_free(&path);
         return hand_over(input, out, error);
     }
-    planning.options.n_ctx = (uint32_t)json_integer_value(json_object_get(input->options, "ctx"));
+    uint32_t asked = (uint32_t)json_integer_value(json_object_get(input->options, "ctx"));
+    if (asked > 0)
+        planning.options.n_ctx = asked;
     enum status status = weights_open(&planning.weights, path.data, error);
     if (status == STATUS_OK)
         status = model_describe(&planning.desc, planning.weights, error);
-    if (status == STATUS_OK && planning.options.n_ctx == 0)
+    bool chosen = planning.options.n_ctx == 0;
+    if (status == STATUS_OK && chosen)
         planning.options.n_ctx = MIN(planning.desc->n_ctx_train, DEFAULT_CTX);
     if (status == STATUS_OK)
         status = make(&planning, way_of(input->options), out, error);
+    while (status == STATUS_MEMORY && chosen && planning.options.n_ctx / 2 >= LEAST_CTX) {
+        planning.options.n_ctx /= 2;
+        planning.options.n_cache = node->options.model.n_cache;
+        status = make(&planning, way_of(input->options), out, error);
+    }
     model_desc_free(planning.desc);
     weights_close(planning.weights);
     buffer_free(&path);
