@@ -8,7 +8,8 @@
  * in its facts. What is next is decided in core_transfer.c; the bytes go past the core.
  *
  * A slice of which only one copy exists is copied to the node with the highest weight for it among
- * those with room on their disks, one at a time, so that a dead node takes nothing with it.
+ * those with room on their disks, one at a time, so that a dead node takes nothing with it. So is a
+ * model that runs and that one node alone has whole: without it no other slice could be made.
  */
 #include "cluster/core_internal.h"
 
@@ -344,20 +345,48 @@ static bool copy_here(struct cluster_core *core, const struct cluster_object *ob
     return best == self;
 }
 
-static void make_copies(struct cluster_core *core)
+/* Copies it to this node, where that is to be. */
+static bool make_copy(struct cluster_core *core, const struct cluster_object *object)
 {
     struct error error;
+    if (fetch_find(core, object->id) != NULL || !copy_here(core, object))
+        return false;
+    fetch_want(core, object->id, true, &error);
+    return true;
+}
+
+/* Whether the model was loaded, by this node or another. */
+static bool is_used(const struct cluster_core *core, const char *sha)
+{
+    for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
+        const struct node *node = &core->nodes[n];
+        for (uint32_t i = 0; node_here(node) && i < node->n_instances; i++)
+            if (strcmp(node->instances[i].sha, sha) == 0 && node->instances[i].ran)
+                return true;
+    }
+    return false;
+}
+
+static void make_copies(struct cluster_core *core)
+{
+    struct cluster_object whole;
     for (size_t i = 0; i < CLUSTER_MAX_TRANSFERS; i++)
         if (core->fetches[i].state != TRANSFER_NONE && core->fetches[i].copy)
             return;
     NODE_EACH(core, node)
     for (uint32_t i = 0; node->state == NODE_UP && node->has_facts && i < node->facts.n_objects;
          i++)
-        if (fetch_find(core, node->facts.objects[i].id) == NULL &&
-            copy_here(core, &node->facts.objects[i])) {
-            fetch_want(core, node->facts.objects[i].id, true, &error);
+        if (make_copy(core, &node->facts.objects[i]))
             return;
-        }
+    NODE_EACH(core, node)
+    for (uint32_t i = 0; node->state == NODE_UP && node->has_facts && i < node->facts.n_models;
+         i++) {
+        const struct cluster_model *model = &node->facts.models[i];
+        memcpy(whole.id, model->sha, sizeof model->sha);
+        whole.size_bytes = model->size_bytes;
+        if (is_used(core, model->sha) && make_copy(core, &whole))
+            return;
+    }
 }
 
 /* ---- The tick -------------------------------------------------------------------------------- */

@@ -12,7 +12,8 @@
  * weights.
  *
  * What is being fetched lies in HOME/cluster/objects as NAME.part, beside NAME.have, a bit for each
- * chunk that is in it; when all are, it becomes NAME.gguf. NAME is the object with "-" for "/". */
+ * chunk that is in it; when all are, it becomes NAME.gguf. NAME is the object with "-" for "/". Of a
+ * model, NAME.name says what it is called. */
 #include "cluster/node_internal.h"
 
 #include <dirent.h>
@@ -90,11 +91,17 @@ static bool fetched_path(const char *object, struct buffer *out)
     return object_file(object, ".gguf", out) && access(out->data, R_OK) == 0;
 }
 
-bool node_object_path(struct cluster_node *node, const char *object, struct buffer *out)
+/* The model that an object is of. */
+static bool fetched_model(const char *object, struct buffer *out)
 {
     char model[CLUSTER_OBJECT_BYTES];
     snprintf(model, sizeof model, "%.*s", (int)strcspn(object, "/"), object);
-    return model_path(node, object, out) || fetched_path(object, out) || fetched_path(model, out);
+    return fetched_path(model, out);
+}
+
+bool node_object_path(struct cluster_node *node, const char *object, struct buffer *out)
+{
+    return model_path(node, object, out) || fetched_path(object, out) || fetched_model(object, out);
 }
 
 /* "SHA-SLICE.gguf" is the object SHA/SLICE. */
@@ -336,7 +343,10 @@ static enum status find_object(struct node_serving *serving, struct source *sour
     if (strcmp(source->object, object) == 0)
         return STATUS_OK;
     bool whole = model_path(serving->node, object, &path);
-    if (whole || fetched_path(object, &path))
+    bool found = whole || fetched_path(object, &path);
+    if (!found)
+        found = whole = fetched_model(object, &path);
+    if (found)
         status = open_source(source, object, path.data, whole, error);
     else
         status = error_set(error, STATUS_NOT_FOUND, "it is not on this node");
@@ -840,6 +850,38 @@ void node_object_bring(struct cluster_node *node, const char *object, struct clu
     let_go(target);
 }
 
+struct naming {
+    const char *sha;
+    char name[CLUSTER_NAME_BYTES];
+};
+
+static void take_name(void *context, const struct cluster_model *model, bool runs)
+{
+    struct naming *naming = context;
+    (void)runs;
+    if (strcmp(model->sha, naming->sha) == 0)
+        memcpy(naming->name, model->name, sizeof naming->name);
+}
+
+/* So that the model can be asked for when the node that brought it has gone. */
+static void keep_name(struct cluster_node *node, const char *object)
+{
+    struct naming naming = {.sha = object};
+    struct buffer path = {0};
+    struct file_writer *writer;
+    if (strchr(object, '/') != NULL)
+        return;
+    cluster_node_models(node, take_name, &naming);
+    if (naming.name[0] != '\0' && object_file(object, ".name", &path) &&
+        file_create(&writer, path.data, NULL) == STATUS_OK) {
+        if (file_write(writer, naming.name, strlen(naming.name), NULL) == STATUS_OK)
+            file_commit(writer, NULL);
+        else
+            file_discard(writer);
+    }
+    buffer_free(&path);
+}
+
 void node_object_fetched(void *context, const char *object)
 {
     struct cluster_node *node = context;
@@ -849,6 +891,7 @@ void node_object_fetched(void *context, const char *object)
         !object_file(object, ".gguf", &whole) || !object_file(object, ".have", &have)) {
         node_logf(node, "%.80s cannot be kept: out of memory", object);
     } else {
+        keep_name(node, object);
         pthread_mutex_lock(&target->mutex);
         if (target->fd >= 0 && (fsync(target->fd) != 0 || rename(part.data, whole.data) != 0))
             node_logf(node, "%.80s cannot be kept: %s", object, strerror(errno));
@@ -866,6 +909,33 @@ void node_object_fetched(void *context, const char *object)
 
 /* ---- What is here ---------------------------------------------------------------------------- */
 
+static bool is_told(const struct cluster_facts *facts, const char *sha)
+{
+    for (uint32_t i = 0; i < facts->n_models; i++)
+        if (strcmp(facts->models[i].sha, sha) == 0)
+            return true;
+    return false;
+}
+
+/* A model that was fetched whole is told as one, by its name. */
+static bool tell_model(struct cluster_facts *facts, const struct cluster_object *object)
+{
+    struct buffer path = {0}, name = {0};
+    bool known = is_told(facts, object->id);
+    if (strchr(object->id, '/') == NULL && !known && facts->n_models < CLUSTER_MAX_MODELS &&
+        object_file(object->id, ".name", &path) &&
+        file_read(path.data, CLUSTER_NAME_BYTES - 1, &name, NULL) == STATUS_OK && name.size > 0) {
+        struct cluster_model *model = &facts->models[facts->n_models++];
+        *model = (struct cluster_model){.size_bytes = object->size_bytes};
+        snprintf(model->sha, sizeof model->sha, "%.64s", object->id);
+        snprintf(model->name, sizeof model->name, "%.*s", (int)name.size, name.data);
+        known = true;
+    }
+    buffer_free(&path);
+    buffer_free(&name);
+    return known;
+}
+
 void node_objects_facts(struct cluster_node *node, struct cluster_facts *facts)
 {
     struct buffer folder = {0};
@@ -876,6 +946,9 @@ void node_objects_facts(struct cluster_node *node, struct cluster_facts *facts)
             facts->disk_free_bytes = disk.free_bytes;
         facts->n_objects = list_objects(folder.data, facts->objects, CLUSTER_MAX_OBJECTS);
     }
+    for (uint32_t i = facts->n_objects; i-- > 0;)
+        if (tell_model(facts, &facts->objects[i]))
+            facts->objects[i] = facts->objects[--facts->n_objects];
     buffer_free(&folder);
 }
 

@@ -631,6 +631,8 @@ static void env_fetched(void *context, const char *object)
     struct sim_node *node = context;
     if (!env_has(node, object))
         sim_fail(node->sim, "%s takes an object for whole that is not", node->name);
+    if (strchr(object, '/') == NULL)
+        node->whole[model_of(node->sim, object)] = true;
 }
 
 /* ---- Requests -------------------------------------------------------------------------------- */
