@@ -330,9 +330,10 @@ void cluster_core_manifest(struct cluster_core *core, const char *object, struct
 void cluster_core_opened(struct cluster_core *core, uint64_t instance, uint32_t epoch,
                          enum status status, const char *reason);
 void cluster_core_closed(struct cluster_core *core, uint64_t instance, uint32_t epoch);
-/* A rank that ran can do so no more: its mesh broke (peer: to whom, or none), memory is out. */
+/* A rank that ran can do so no more: STATUS_LOST: others are gone, or gave up; else it is the one
+ * to blame, as where its memory is out. */
 void cluster_core_broken(struct cluster_core *core, uint64_t instance, uint32_t epoch,
-                         struct cluster_id peer, const char *reason);
+                         enum status status, const char *reason);
 /* The step counter of a rank; it counts parts of long steps too. waiting: at the owner, requests
  * are under way; at a worker, a step is in its hands and not with another rank. A counter that does
  * not move while it is so is that of a hung rank. Called when one of them changed, at most every

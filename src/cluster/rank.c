@@ -96,7 +96,7 @@ static void abort_mesh(struct cluster_rank *rank)
 /* ---- The end of a rank ----------------------------------------------------------------------- */
 
 /* Any thread. Says it once, and lets the other ranks know. */
-static void break_off(struct cluster_rank *rank, const char *reason)
+static void break_off(struct cluster_rank *rank, enum status status, const char *reason)
 {
     pthread_mutex_lock(&rank->mutex);
     bool first = !rank->broken && !rank->closing;
@@ -104,7 +104,7 @@ static void break_off(struct cluster_rank *rank, const char *reason)
     pthread_mutex_unlock(&rank->mutex);
     abort_mesh(rank);
     if (first)
-        rank->options.events->broken(rank->options.context, reason);
+        rank->options.events->broken(rank->options.context, status, reason);
 }
 
 /* ---- Work ------------------------------------------------------------------------------------ */
@@ -193,7 +193,7 @@ static void on_event(void *context, const struct generation_event *event)
         return;
     case GENERATION_FAILED:
         if (event->error->code == STATUS_LOST)
-            break_off(work->rank, event->error->text);
+            break_off(work->rank, STATUS_LOST, event->error->text);
         else
             give_end(work, event->error->code, event->error->text, generation_end_write(event));
         break;
@@ -326,7 +326,9 @@ static void follow(struct cluster_rank *rank)
 {
     struct error error;
     enum status status = model_follow(rank->engine->model, &error);
-    break_off(rank, status == STATUS_OK ? "the owner has closed the model" : error.text);
+    if (status == STATUS_OK)
+        status = error_set(&error, STATUS_LOST, "the owner has closed the model");
+    break_off(rank, status, error.text);
 }
 
 static enum status open_engine(struct cluster_rank *rank, struct error *error)
