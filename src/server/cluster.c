@@ -23,8 +23,9 @@ static const char *digest_of(const struct served_model *model)
 
 static size_t list_local(void *context, struct cluster_local_model *out, size_t max)
 {
-    const struct server *server = context;
+    struct server *server = context;
     size_t n = 0;
+    shelf_read(server); /* models come while nobody asks for one, too */
     for (size_t i = 0; i < server->n_models && n < max; i++) {
         const struct served_model *model = &server->models[i];
         if (model->gone || model->path == NULL || digest_of(model)[0] == '\0')

@@ -157,6 +157,7 @@ void shelf_open(struct server *server);
 enum status shelf_add(struct server *server, const char *name, struct error *error);
 /* What changed in the store since the last call. */
 void shelf_refresh(struct server *server);
+bool shelf_read(struct server *server); /* the same, but tells no other node; whether it changed */
 void shelf_close(struct server *server);
 
 /* ---- Operating it ---------------------------------------------------------------------------- */
