@@ -950,6 +950,14 @@ json_t *cluster_node_status(const struct cluster_node *node)
     return cluster_core_status(node->core);
 }
 
+bool cluster_node_alone(const struct cluster_node *node)
+{
+    for (size_t i = 0; i < NODE_MAX_LINKS; i++)
+        if (node->links[i].id != 0 && node->links[i].up)
+            return false;
+    return true;
+}
+
 enum status cluster_node_rotate(struct cluster_node *node, struct error *error)
 {
     struct cluster_key next;
