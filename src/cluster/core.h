@@ -54,6 +54,7 @@
 #define CLUSTER_ID_TEXT 33 /* 32 hexadecimal digits and the end */
 #define CLUSTER_SHA_TEXT 65
 #define CLUSTER_NAME_BYTES 64
+#define CLUSTER_VERSION_BYTES 32
 #define CLUSTER_ADDRESS_BYTES 128
 #define CLUSTER_REASON_BYTES 256
 #define CLUSTER_OBJECT_BYTES 192
@@ -106,10 +107,11 @@ struct cluster_object {
 
 /* What a node tells of itself. The core adds reservations, instances and transfers. */
 struct cluster_facts {
-    uint64_t memory_limit_bytes; /* for models */
-    uint64_t memory_other_bytes; /* ... of it, taken by what no reservation covers */
-    uint64_t disk_free_bytes;    /* that slices may take */
-    double read_bandwidth;       /* bytes a second, as products of a token may take them */
+    char version[CLUSTER_VERSION_BYTES]; /* of the program; "": not told */
+    uint64_t memory_limit_bytes;         /* for models */
+    uint64_t memory_other_bytes;         /* ... of it, taken by what no reservation covers */
+    uint64_t disk_free_bytes;            /* that slices may take */
+    double read_bandwidth;               /* bytes a second, as products of a token may take them */
     double flops;
     uint32_t n_threads;
     double load;  /* 0 to 1 */
@@ -340,6 +342,10 @@ void cluster_core_broken(struct cluster_core *core, uint64_t instance, uint32_t 
  * CLUSTER_BEAT_MS. */
 void cluster_core_steps(struct cluster_core *core, uint64_t instance, uint32_t epoch,
                         uint64_t steps, bool waiting);
+
+/* At the owner: the rate at which a text came of late. 0: none came yet. */
+void cluster_core_reached(struct cluster_core *core, uint64_t instance, uint32_t epoch,
+                          double tokens_per_s);
 
 /* Of work that was started: token number index of the answer, and its end. They leave at
  * cluster_core_flush, which the glue calls after each step, or at the next tick. data may be NULL.

@@ -269,6 +269,7 @@ static void plan(struct cluster_core *core, struct instance *instance)
 {
     struct error error;
     instance->epoch++;
+    instance->reached = 0;
     enum status status = core_plan_make(core, instance, &instance->plan, &error);
     if (status != STATUS_OK) {
         plan_failed(core, instance, status, error.text);
@@ -493,6 +494,16 @@ void instance_steps(struct cluster_core *core, struct node *from, uint64_t id, u
             instance->moved_ms[i] = core->now_ms;
         instance->steps[i] = steps;
     }
+}
+
+void cluster_core_reached(struct cluster_core *core, uint64_t id, uint32_t epoch,
+                          double tokens_per_s)
+{
+    struct instance *instance = instance_find(core, id);
+    if (instance == NULL || instance->epoch != epoch || instance->reached == tokens_per_s)
+        return;
+    instance->reached = tokens_per_s;
+    core->work_dirty = true;
 }
 
 /* A worker that has a step in its hands is to blame; where only the owner's counter stands still,

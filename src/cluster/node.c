@@ -673,6 +673,7 @@ static void set_facts(struct cluster_node *node)
     if (facts == NULL)
         return;
     machine_query(&machine);
+    snprintf(facts->version, sizeof facts->version, "%s", CONSORT_VERSION);
     facts->memory_limit_bytes = node->options.memory_limit_bytes;
     facts->memory_other_bytes = host->memory_used != NULL ? host->memory_used(host->context) : 0;
     facts->read_bandwidth = node->read_bandwidth;

@@ -418,6 +418,9 @@ void node_rank_tick(struct cluster_node *node)
             continue;
         cluster_rank_steps(at->rank, &steps, &waiting);
         cluster_core_steps(node->core, at->instance, at->epoch, steps, waiting);
+        if (at->owner)
+            cluster_core_reached(node->core, at->instance, at->epoch,
+                                 cluster_rank_reached(at->rank));
     }
     for (size_t i = 0; i < NODE_MAX_WIRES; i++) {
         struct node_wire *at = &node->wires[i];

@@ -71,6 +71,9 @@ void cluster_rank_cancel(struct cluster_rank *rank, uint64_t work);
  * there is something to compute, which does not wait for other ranks. */
 void cluster_rank_steps(struct cluster_rank *rank, uint64_t *steps, bool *waiting);
 
+/* At an owner: tokens a second of one text, the best of late; 0: not known. */
+double cluster_rank_reached(struct cluster_rank *rank);
+
 /* ---- Placements as JSON ---------------------------------------------------------------------- */
 
 /* {"stages": [{"first", "end", "shares": [...]}, ...], "n_ctx", "n_cache", "kv"}: a placement and
