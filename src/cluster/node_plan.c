@@ -22,8 +22,9 @@ enum way { WAY_AUTO, WAY_SINGLE, WAY_PIPELINE, WAY_TENSOR };
 struct draft {
     struct model_placement placement;
     uint32_t nodes[CLUSTER_MAX_NODES]; /* of each rank, by candidates */
-    uint32_t n_ranks;
-    double rate; /* predicted tokens a second; 0: not known */
+    uint32_t n_ranks;                  /* 0: another node is to own it: */
+    uint32_t owner;                    /* a candidate */
+    double rate;                       /* predicted tokens a second; 0: not known */
 };
 
 /* One attempt to plan. */
@@ -35,18 +36,31 @@ struct planning {
     struct model_options options;
 };
 
-/* This node cannot plan a model of which it has nothing: one that has it owns it. */
-static enum status hand_over(const struct cluster_plan_input *input, struct cluster_plan *out,
-                             struct error *error)
+/* Another node is to own it, and to plan it again. */
+static void name_owner(const struct cluster_plan_input *input, uint32_t owner,
+                       struct cluster_plan *out)
 {
-    for (uint32_t i = 1; i < input->n_nodes && !input->owner_fixed; i++)
-        if (input->nodes[i].holds_model && input->nodes[i].facts->can_own) {
-            out->n_members = 1;
-            out->members[0].node = input->nodes[i].id;
-            snprintf(out->members[0].object, sizeof out->members[0].object, "%s",
-                     input->model->sha);
-            return STATUS_OK;
+    out->n_members = 1;
+    out->members[0].node = input->nodes[owner].id;
+    snprintf(out->members[0].object, sizeof out->members[0].object, "%s", input->model->sha);
+}
+
+/* This node cannot plan a model of which it has nothing: one that has it owns it. Where this one is
+ * to own it all the same, as it computes what another has no memory for, it brings the metadata. */
+static enum status plan_unknown(struct cluster_node *node, const struct cluster_plan_input *input,
+                                struct cluster_plan *out, struct error *error)
+{
+    for (uint32_t i = 1; i < input->n_nodes; i++) {
+        if (!input->nodes[i].holds_model || !input->nodes[i].facts->can_own)
+            continue;
+        if (input->owner_fixed) {
+            node_metadata_ask(node, input->model->sha);
+            return error_set(error, STATUS_BUSY, "the metadata of %s is being fetched",
+                             input->model->name);
         }
+        name_owner(input, i, out);
+        return STATUS_OK;
+    }
     return error_set(error, STATUS_NOT_FOUND, "no node has %s now", input->model->name);
 }
 
@@ -187,6 +201,19 @@ static bool draft_plan(struct draft *draft, const struct plan *plan, uint32_t ow
     return true;
 }
 
+/* Of a plan that leaves out this node, one that may own it, rather one that has the model; 0:
+ * there is none. */
+static uint32_t owner_of(const struct plan *plan, const struct cluster_plan_input *input)
+{
+    uint32_t owner = 0;
+    for (uint32_t i = 0; i < plan->n_shards; i++) {
+        const struct cluster_candidate *at = &input->nodes[plan->shards[i].node];
+        if (at->facts->can_own && (owner == 0 || at->holds_model))
+            owner = plan->shards[i].node;
+    }
+    return owner;
+}
+
 static enum status draft_best(struct draft *draft, const struct planning *planning,
                               struct error *error)
 {
@@ -216,6 +243,10 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
     bool found = false;
     for (size_t i = 0; status == STATUS_OK && i < result->n_plans && !found; i++)
         found = draft_plan(draft, &result->plans[i], 0);
+    if (status == STATUS_OK && !found && result->n_plans > 0 && !input->owner_fixed) {
+        *draft = (struct draft){.owner = owner_of(&result->plans[0], input)};
+        found = draft->owner != 0;
+    }
     if (status == STATUS_OK && !found)
         status = error_set(error, STATUS_MEMORY, "%s",
                            result->n_plans == 0 ? result->refusal
@@ -304,7 +335,11 @@ static enum status make(struct planning *planning, enum way way, struct cluster_
         draft_tensor(&draft, planning->input, planning->desc->n_layers);
     else
         draft_pipeline(&draft, planning->input, planning->desc->n_layers);
-    return status == STATUS_OK ? finish(planning, &draft, out, error) : status;
+    if (status == STATUS_OK && draft.n_ranks == 0)
+        name_owner(planning->input, draft.owner, out);
+    else if (status == STATUS_OK)
+        status = finish(planning, &draft, out, error);
+    return status;
 }
 
 enum status node_plan(void *context, const struct cluster_plan_input *input,
@@ -315,7 +350,7 @@ enum status node_plan(void *context, const struct cluster_plan_input *input,
     struct planning planning = {.node = node, .input = input, .options = node->options.model};
     if (!node_metadata_path(node, input->model->sha, &path)) {
         buffer_free(&path);
-        return hand_over(input, out, error);
+        return plan_unknown(node, input, out, error);
     }
     uint32_t asked = (uint32_t)json_integer_value(json_object_get(input->options, "ctx"));
     if (asked > 0)
