@@ -227,6 +227,8 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
                              ? error_memory(error, PLAN_MAX_LAYERS * sizeof *layers)
                              : cluster_plan_model(&model, layers, planning->weights, planning->desc,
                                                   planning->options.kv_format, error);
+    if (status == STATUS_OK) /* the file may be one without weights, or called by its digest */
+        snprintf(model.name, sizeof model.name, "%s", input->model->name);
     fill_nodes(input, nodes, links);
     const struct plan_input asked = {
         .nodes = nodes,
