@@ -747,8 +747,8 @@ static void instance_tick(struct cluster_core *core, struct instance *instance)
         if (instance->state == INSTANCE_RUNNING)
             check_hung(core, instance);
         break;
-    case INSTANCE_FAILED:
-        if (core->now_ms >= instance->deadline_ms)
+    case INSTANCE_FAILED: /* no news any more once it runs elsewhere */
+        if (core->now_ms >= instance->deadline_ms || others_claim(core, instance->model.sha).ran)
             instance_free(core, instance);
         break;
     case INSTANCE_NONE:
