@@ -54,7 +54,8 @@ static int run_load(const struct cli_command *command, char **operands, int n_op
 static const struct cli_option load_options[] = {
     {.name = "ctx",
      .metavar = "TOKENS",
-     .help = "context of the model (default: what it was trained for, at most 8192)",
+     .help = "context of the model (default: that of consort up, else at most 8192, less where "
+             "memory is short)",
      .type = CLI_U32,
      .min = 1,
      .value = &args.n_ctx},

@@ -61,6 +61,7 @@ static void print_node(const json_t *node)
         cli_printf("%s\n", text_of(node, "reason"));
         return;
     }
+    cli_printf("%-8s  ", text_of(node, "version"));
     if (number_of(node, "bandwidth") > 0)
         snprintf(rate, sizeof rate, "%.1f GB/s", number_of(node, "bandwidth") / 1e9);
     cli_printf("%-22s  %9s of %9s  %10s  ", self ? "" : address_of(node),
@@ -70,21 +71,31 @@ static void print_node(const json_t *node)
     cli_printf("\n");
 }
 
+/* "12.3 t/s", or nothing where it is not known. */
+static const char *rate_text(char text[32], double tokens_per_s)
+{
+    text[0] = '\0';
+    if (tokens_per_s > 0)
+        snprintf(text, 32, "%.1f t/s", tokens_per_s);
+    return text;
+}
+
 static void print_instances(const json_t *status)
 {
     const json_t *instances = json_object_get(status, "instances"), *instance, *member;
     size_t i, k;
     if (json_array_size(instances) > 0)
-        cli_printf("\n%-24s  %-10s  %10s  %s\n", "MODEL", "STATE", "PREDICTED", "NODES");
+        cli_printf("\n%-24s  %-10s  %10s  %10s  %s\n", "MODEL", "STATE", "PREDICTED", "REACHED",
+                   "NODES");
     json_array_foreach(instances, i, instance)
     {
         const json_t *model = json_object_get(instance, "model");
-        char predicted[32] = "";
-        if (number_of(instance, "predicted") > 0)
-            snprintf(predicted, sizeof predicted, "%.1f t/s", number_of(instance, "predicted"));
+        char predicted[32], reached[32];
         const char *name = json_string_value(json_array_get(model, 1));
-        cli_printf("%-24s  %-10s  %10s  ", name != NULL ? name : "", text_of(instance, "state"),
-                   predicted);
+        cli_printf("%-24s  %-10s  %10s  %10s  ", name != NULL ? name : "",
+                   text_of(instance, "state"),
+                   rate_text(predicted, number_of(instance, "predicted")),
+                   rate_text(reached, number_of(instance, "reached")));
         json_array_foreach(json_object_get(instance, "members"), k, member)
         {
             char bytes[32];
@@ -136,8 +147,8 @@ static void print(const json_t *status)
 {
     const json_t *node;
     size_t i;
-    cli_printf("%-16s  %-5s  %-22s  %22s  %10s  %s\n", "NODE", "STATE", "ADDRESS", "MEMORY",
-               "READS", "MODELS");
+    cli_printf("%-16s  %-5s  %-8s  %-22s  %22s  %10s  %s\n", "NODE", "STATE", "VERSION", "ADDRESS",
+               "MEMORY", "READS", "MODELS");
     json_array_foreach(json_object_get(status, "nodes"), i, node) print_node(node);
     print_instances(status);
     print_transfers(status);

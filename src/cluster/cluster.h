@@ -92,6 +92,7 @@ unsigned cluster_node_port(const struct cluster_node *node);
 void cluster_node_refresh(struct cluster_node *node);
 /* What `consort status` shows; a new reference. */
 json_t *cluster_node_status(const struct cluster_node *node);
+bool cluster_node_alone(const struct cluster_node *node); /* no other is up */
 /* Begins to change the cluster's key. */
 enum status cluster_node_rotate(struct cluster_node *node, struct error *error);
 /* The control plane, for its commands: load, unload, remove, put. */

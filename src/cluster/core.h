@@ -60,6 +60,7 @@
 #define CLUSTER_ID_TEXT 33 /* 32 hexadecimal digits and the end */
 #define CLUSTER_SHA_TEXT 65
 #define CLUSTER_NAME_BYTES 64
+#define CLUSTER_VERSION_BYTES 32
 #define CLUSTER_ADDRESS_BYTES 128
 #define CLUSTER_REASON_BYTES 256
 #define CLUSTER_OBJECT_BYTES 192
@@ -113,10 +114,11 @@ struct cluster_object {
 
 /* What a node tells of itself. The core adds reservations, instances and transfers. */
 struct cluster_facts {
-    uint64_t memory_limit_bytes; /* for models */
-    uint64_t memory_other_bytes; /* ... of it, taken by what no reservation covers */
-    uint64_t disk_free_bytes;    /* that slices may take; of others, with old ones that would go */
-    double read_bandwidth;       /* bytes a second, as products of a token may take them */
+    char version[CLUSTER_VERSION_BYTES]; /* of the program; "": not told */
+    uint64_t memory_limit_bytes;         /* for models */
+    uint64_t memory_other_bytes;         /* ... of it, taken by what no reservation covers */
+    uint64_t disk_free_bytes;            /* that slices may take; of others, with old ones that would go */
+    double read_bandwidth;               /* bytes a second, as products of a token may take them */
     double flops;
     uint32_t n_threads;
     double load;  /* 0 to 1 */
@@ -352,15 +354,20 @@ void cluster_core_manifest(struct cluster_core *core, const char *object, struct
 void cluster_core_opened(struct cluster_core *core, uint64_t instance, uint32_t epoch,
                          enum status status, const char *reason);
 void cluster_core_closed(struct cluster_core *core, uint64_t instance, uint32_t epoch);
-/* A rank that ran can do so no more: its mesh broke (peer: to whom, or none), memory is out. */
+/* A rank that ran can do so no more: STATUS_LOST: others are gone, or gave up; else it is the one
+ * to blame, as where its memory is out. */
 void cluster_core_broken(struct cluster_core *core, uint64_t instance, uint32_t epoch,
-                         struct cluster_id peer, const char *reason);
+                         enum status status, const char *reason);
 /* The step counter of a rank; it counts parts of long steps too. waiting: at the owner, requests
  * are under way; at a worker, a step is in its hands and not with another rank. A counter that does
  * not move while it is so is that of a hung rank. Called when one of them changed, at most every
  * CLUSTER_BEAT_MS. */
 void cluster_core_steps(struct cluster_core *core, uint64_t instance, uint32_t epoch,
                         uint64_t steps, bool waiting);
+
+/* At the owner: the rate at which a text came of late. 0: none came yet. */
+void cluster_core_reached(struct cluster_core *core, uint64_t instance, uint32_t epoch,
+                          double tokens_per_s);
 
 /* Of work that was started: token number index of the answer, and its end. They leave at
  * cluster_core_flush, which the glue calls after each step, or at the next tick. data may be NULL.

@@ -22,7 +22,7 @@
 
 #define STABLE_MS 10000 /* an instance that ran for so long has all its tries again */
 #define LATELY_MS 10000
-#define BROKEN_TRIES 3 /* after so many the rank that is complained of is left out */
+#define BROKEN_TRIES 3 /* after so many the node whose rank failed is left out */
 
 const char *const instance_state_names[] = {"none",    "planning", "reserving", "preparing",
                                             "opening", "running",  "failed"};
@@ -156,7 +156,7 @@ static void fail(struct cluster_core *core, struct instance *instance, enum stat
 static void note_stable(struct cluster_core *core, struct instance *instance)
 {
     if (instance->state == INSTANCE_RUNNING && core->now_ms - instance->changed_ms > STABLE_MS)
-        instance->tries = 0;
+        instance->tries = instance->faults = 0;
 }
 
 /* Ends an attempt; the next one begins after wait_ms. */
@@ -269,6 +269,7 @@ static void plan(struct cluster_core *core, struct instance *instance)
 {
     struct error error;
     instance->epoch++;
+    instance->reached = 0;
     enum status status = core_plan_make(core, instance, &instance->plan, &error);
     if (status != STATUS_OK) {
         plan_failed(core, instance, status, error.text);
@@ -424,25 +425,33 @@ void on_opened(struct cluster_core *core, struct node *from, struct message *mes
     requests_start(core, instance);
 }
 
+/* A rank ended by its own fault, as where its node has no memory left. The others may have been
+ * quicker to tell that they lost it, so that a new epoch has begun. */
+static void note_fault(struct cluster_core *core, const struct node *from, struct message *message)
+{
+    uint64_t id = message_u64(message, "instance", INT64_MAX);
+    uint64_t epoch = message_u64(message, "epoch", UINT32_MAX);
+    struct instance *instance = message->failed ? NULL : instance_find(core, id);
+    if (instance == NULL || from->state == NODE_SELF || epoch > instance->epoch ||
+        instance->epoch - epoch > 1)
+        return;
+    if (++instance->faults >= BROKEN_TRIES)
+        core_plan_limit(core, instance, from->id, 0, true);
+}
+
 void on_failed(struct cluster_core *core, struct node *from, struct message *message)
 {
     uint32_t rank;
     char why[CLUSTER_REASON_BYTES];
     struct error error;
-    struct cluster_id peer = {0, 0};
     message_text(message, "reason", why, sizeof why);
-    if (message_any(message, "peer") != NULL)
-        peer = message_id(message, "peer");
+    if (!message_flag(message, "lost"))
+        note_fault(core, from, message);
     struct instance *instance = spoken_of(core, from, message, &rank);
     if (instance == NULL || instance->state < INSTANCE_RESERVING ||
         instance->state > INSTANCE_RUNNING)
         return;
     error_set(&error, STATUS_IO, "%s: %s", from->name, why);
-    if (instance->tries + 1 >= BROKEN_TRIES) {
-        struct cluster_id suspect = cluster_id_none(peer) ? from->id : peer;
-        if (!cluster_id_equal(suspect, core->nodes[0].id))
-            core_plan_limit(core, instance, suspect, 0, true);
-    }
     attempt_failed(core, instance, STATUS_IO, error.text);
 }
 
@@ -485,6 +494,16 @@ void instance_steps(struct cluster_core *core, struct node *from, uint64_t id, u
             instance->moved_ms[i] = core->now_ms;
         instance->steps[i] = steps;
     }
+}
+
+void cluster_core_reached(struct cluster_core *core, uint64_t id, uint32_t epoch,
+                          double tokens_per_s)
+{
+    struct instance *instance = instance_find(core, id);
+    if (instance == NULL || instance->epoch != epoch || instance->reached == tokens_per_s)
+        return;
+    instance->reached = tokens_per_s;
+    core->work_dirty = true;
 }
 
 /* A worker that has a step in its hands is to blame; where only the owner's counter stands still,
@@ -728,8 +747,8 @@ static void instance_tick(struct cluster_core *core, struct instance *instance)
         if (instance->state == INSTANCE_RUNNING)
             check_hung(core, instance);
         break;
-    case INSTANCE_FAILED:
-        if (core->now_ms >= instance->deadline_ms)
+    case INSTANCE_FAILED: /* no news any more once it runs elsewhere */
+        if (core->now_ms >= instance->deadline_ms || others_claim(core, instance->model.sha).ran)
             instance_free(core, instance);
         break;
     case INSTANCE_NONE:

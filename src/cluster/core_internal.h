@@ -210,6 +210,8 @@ struct instance {
     uint64_t steps[CLUSTER_MAX_NODES];    /* told by each rank */
     uint64_t moved_ms[CLUSTER_MAX_NODES]; /* when they moved, or the rank had nothing to do */
     uint64_t begun_ms, changed_ms, retry_ms, deadline_ms, idle_ms;
+    double reached;                    /* tokens a second of a text; 0: not known */
+    uint32_t faults;                   /* of ranks, while tries were counted */
     uint32_t tries, rooms, recoveries; /* rooms: times that others were asked to make room */
     uint32_t n_limits;
     struct limit limits[MAX_LIMITS];

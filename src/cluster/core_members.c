@@ -5,7 +5,7 @@
  * "refused"
  *   beat   {wall, digest, free, load,                         each 250 ms
  *           steps: [[instance, epoch, steps, waiting]]}       of ranks that are open
- *   facts  {limit, other, disk, bandwidth, flops, threads, own,       when they changed
+ *   facts  {version, limit, other, disk, bandwidth, flops, threads, own,   when they changed
  *           keys: [id], models: [[sha, name, size]], objects: [[id, size]],
  *           links: [[node, latency, bandwidth, interface]], nodes: [[id, name, [address]]]}
  *
@@ -633,8 +633,9 @@ static json_t *facts_message(struct cluster_core *core)
     for (uint32_t i = 0; i < facts->n_objects; i++)
         json_array_append_new(objects, json_pack("[s, o]", facts->objects[i].id,
                                                  json_u64(facts->objects[i].size_bytes)));
-    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o}", "type",
-                     "facts", "limit", json_u64(facts->memory_limit_bytes), "other",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:f, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o}",
+                     "type", "facts", "version", facts->version, "limit",
+                     json_u64(facts->memory_limit_bytes), "other",
                      json_u64(facts->memory_other_bytes), "disk", json_u64(disk_offered(core)),
                      "bandwidth", facts->read_bandwidth, "flops", facts->flops, "threads",
                      (int)MIN(facts->n_threads, INT16_MAX), "own", (int)facts->can_own, "keys",
@@ -726,6 +727,8 @@ void on_facts(struct cluster_core *core, struct node *from, struct message *mess
     double load = facts->load;
     memset(facts, 0, sizeof *facts);
     facts->load = load;
+    if (message_any(message, "version") != NULL)
+        message_text(message, "version", facts->version, sizeof facts->version);
     facts->memory_limit_bytes = message_u64(message, "limit", INT64_MAX);
     facts->memory_other_bytes = message_u64(message, "other", INT64_MAX);
     facts->disk_free_bytes = message_u64(message, "disk", INT64_MAX);

@@ -47,9 +47,9 @@ static json_t *node_json(const struct cluster_core *core, const struct node *nod
         return json;
     }
     json_t *told =
-        json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:i, s:f, s:b, s:o, s:o, s:I}", "memory_limit",
-                  json_u64(facts->memory_limit_bytes), "memory_other",
-                  json_u64(facts->memory_other_bytes), "memory_free",
+        json_pack("{s:s, s:o, s:o, s:o, s:o, s:f, s:f, s:i, s:f, s:b, s:o, s:o, s:I}", "version",
+                  facts->version, "memory_limit", json_u64(facts->memory_limit_bytes),
+                  "memory_other", json_u64(facts->memory_other_bytes), "memory_free",
                   json_u64(node->state == NODE_SELF ? worker_free_bytes(core) : node->free_bytes),
                   "disk_free", json_u64(facts->disk_free_bytes), "bandwidth", facts->read_bandwidth,
                   "flops", facts->flops, "threads", (int)facts->n_threads, "load", facts->load,

@@ -2,7 +2,7 @@
  *
  *   work  {free, instances: [{id, epoch, model, state, ran, draining, keep, idle, requests,
  *          recoveries, owner, members: [[node, bytes, object, slice, size of it]], spec,
- *          predicted, reason}],
+ *          predicted, reached, reason}],
  *          grants: [[instance, epoch, owner, bytes, state]], transfers: [[object, done, of, copy]]}
  *
  * Owners tell instances (idle: milliseconds without work, or -1), workers what they reserved for
@@ -22,13 +22,14 @@ static json_t *instance_json(const struct cluster_core *core, const struct insta
     }
     json_int_t idle = instance->idle_ms == 0 ? -1 : (json_int_t)(core->now_ms - instance->idle_ms);
     return json_pack(
-        "{s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:I, s:i, s:i, s:i, s:o, s:O*, s:f, s:s}", "id",
+        "{s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:I, s:i, s:i, s:i, s:o, s:O*, s:f, s:f, s:s}", "id",
         json_u64(instance->id), "epoch", json_u64(instance->epoch), "model",
         json_model(&instance->model), "state", instance_state_names[instance->state], "ran",
         (int)instance->ran, "draining", (int)instance->draining, "keep", (int)instance->keep,
         "idle", idle, "requests", (int)requests_of(core, instance), "recoveries",
         (int)instance->recoveries, "owner", (int)instance->plan.owner, "members", members, "spec",
-        instance->plan.spec, "predicted", instance->plan.predicted, "reason", instance->reason);
+        instance->plan.spec, "predicted", instance->plan.predicted, "reached", instance->reached,
+        "reason", instance->reason);
 }
 
 json_t *work_message(struct cluster_core *core)

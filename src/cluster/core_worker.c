@@ -14,8 +14,8 @@
  *          |---------------------------------------------->|   opens its rank, with its mesh
  *          |<------------------------------------- opened  |
  *          |                                               |
- *          |<--------------- failed {reason, peer}         |   any time: the rank, or the fetching,
- *          | release                                       |   came to an end
+ *          |<--------------- failed {reason, lost}         |   any time: the rank, or the fetching,
+ *          | release                                       |   came to an end; lost: by others' fault
  *          |---------------------------------------------->|   closed; then its memory is free
  *
  * All carry instance and epoch. Between a release and a later reserve of the same instance the
@@ -84,14 +84,12 @@ static void tell_step(struct cluster_core *core, const struct reservation *r, co
 }
 
 static void tell_failed(struct cluster_core *core, const struct reservation *r, const char *reason,
-                        struct cluster_id peer)
+                        bool lost)
 {
     char text[CLUSTER_REASON_BYTES];
     text_copy(text, sizeof text, reason);
-    json_t *message = json_pack("{s:s, s:s}", "type", "failed", "reason", text);
-    if (!cluster_id_none(peer))
-        json_object_set_new(message, "peer", json_id(peer));
-    tell_owner(core, r, message);
+    tell_owner(core, r,
+               json_pack("{s:s, s:s, s:b}", "type", "failed", "reason", text, "lost", (int)lost));
 }
 
 static void finish(struct cluster_core *core, struct reservation *r)
@@ -243,7 +241,7 @@ void on_commit(struct cluster_core *core, struct node *from, struct message *mes
     } else if (fetch_want(core, r->object, false, &error))
         enter(core, r, RESERVATION_PREPARING);
     else
-        tell_failed(core, r, error.text, (struct cluster_id){0, 0});
+        tell_failed(core, r, error.text, false);
 }
 
 void on_open(struct cluster_core *core, struct node *from, struct message *message)
@@ -304,7 +302,7 @@ void worker_object_failed(struct cluster_core *core, const char *object, const c
     for (size_t i = 0; i < CLUSTER_MAX_RESERVATIONS; i++) {
         const struct reservation *r = &core->reservations[i];
         if (r->state == RESERVATION_PREPARING && strcmp(r->object, object) == 0)
-            tell_failed(core, r, reason, (struct cluster_id){0, 0});
+            tell_failed(core, r, reason, false);
     }
 }
 
@@ -320,7 +318,7 @@ void cluster_core_opened(struct cluster_core *core, uint64_t instance, uint32_t 
         if (status == STATUS_OK)
             tell_step(core, r, "opened");
         else
-            tell_failed(core, r, reason, (struct cluster_id){0, 0});
+            tell_failed(core, r, reason, status == STATUS_LOST);
     }
     core_end(core);
 }
@@ -337,12 +335,12 @@ void cluster_core_closed(struct cluster_core *core, uint64_t instance, uint32_t 
 }
 
 void cluster_core_broken(struct cluster_core *core, uint64_t instance, uint32_t epoch,
-                         struct cluster_id peer, const char *reason)
+                         enum status status, const char *reason)
 {
     core_begin(core);
     struct reservation *r = find(core, instance, epoch);
     if (r != NULL && r->state == RESERVATION_OPENED)
-        tell_failed(core, r, reason, peer);
+        tell_failed(core, r, reason, status == STATUS_LOST);
     core_end(core);
 }
 
@@ -386,7 +384,7 @@ static bool owner_knows(struct cluster_core *core, const struct reservation *r)
 static void check(struct cluster_core *core, struct reservation *r)
 {
     if (r->state == RESERVATION_GRANTED && core->now_ms >= r->expires_ms) {
-        tell_failed(core, r, "the reservation was not used", (struct cluster_id){0, 0});
+        tell_failed(core, r, "the reservation was not used", false);
         let_go(core, r);
         return;
     }

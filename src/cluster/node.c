@@ -687,6 +687,7 @@ static void set_facts(struct cluster_node *node)
     if (facts == NULL)
         return;
     machine_query(&machine);
+    snprintf(facts->version, sizeof facts->version, "%s", CONSORT_VERSION);
     facts->memory_limit_bytes = node->options.memory_limit_bytes;
     facts->memory_other_bytes = host->memory_used != NULL ? host->memory_used(host->context) : 0;
     facts->read_bandwidth = node->read_bandwidth;
@@ -979,6 +980,14 @@ unsigned cluster_node_port(const struct cluster_node *node)
 json_t *cluster_node_status(const struct cluster_node *node)
 {
     return cluster_core_status(node->core);
+}
+
+bool cluster_node_alone(const struct cluster_node *node)
+{
+    for (size_t i = 0; i < NODE_MAX_LINKS; i++)
+        if (node->links[i].id != 0 && node->links[i].up)
+            return false;
+    return true;
 }
 
 enum status cluster_node_rotate(struct cluster_node *node, struct error *error)

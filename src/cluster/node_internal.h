@@ -177,6 +177,8 @@ void node_requests_close(struct cluster_node *node);
 
 /* A file here with the metadata of the model: the whole one, a slice, or what was fetched. */
 bool node_metadata_path(struct cluster_node *node, const char *sha, struct buffer *out);
+/* Has it fetched; a while later it is here. */
+void node_metadata_ask(struct cluster_node *node, const char *sha);
 void node_metadata_tick(struct cluster_node *node);
 void node_metadata_close(struct cluster_node *node);
 

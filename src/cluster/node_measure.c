@@ -17,7 +17,7 @@
 #define BULK_COUNT 32
 #define BULK_BYTES ((size_t)1 << 20)
 #define FRAME 1
-#define READ_BYTES ((size_t)128 << 20) /* more than caches hold */
+#define READ_BYTES ((size_t)128 << 20) /* more than caches hold, where there is so much */
 #define READ_ROUNDS 4
 #define PEAK_ROUNDS 200000
 #define PRODUCT_FORMAT QUANT_Q4_K /* of most files */
@@ -223,12 +223,12 @@ static double rate_of(struct probing *probing, struct pool *pool, pool_fn *work,
     return best;
 }
 
-/* How fast the products of one token take weights. */
-static double product_rate(struct probing *probing, struct pool *pool)
+/* How fast the products of one token take weights, of so many bytes. */
+static double product_rate(struct probing *probing, struct pool *pool, size_t size)
 {
     enum quant_packing packing = quant_packing(PRODUCT_FORMAT, 1);
     size_t row_bytes = quant_row_bytes(PRODUCT_FORMAT, PRODUCT_COLUMNS);
-    size_t n_rows = READ_BYTES / row_bytes;
+    size_t n_rows = size / row_bytes;
     float *x = calloc(PRODUCT_COLUMNS, sizeof *x), *y = calloc(n_rows, sizeof *y);
     void *packed = pages_alloc(quant_packed_bytes(packing, PRODUCT_COLUMNS));
     double rate = 0;
@@ -249,15 +249,19 @@ static double product_rate(struct probing *probing, struct pool *pool)
 /* A slow instruction set takes weights slower than memory gives them. */
 static void probe_with(struct probing *probing, struct pool *pool)
 {
-    uint64_t *data = pages_alloc(READ_BYTES);
+    struct machine machine;
+    machine_query(&machine);
+    /* Models may come while it runs. */
+    size_t size = (size_t)MIN((uint64_t)READ_BYTES, machine.memory_free_bytes / 8);
+    uint64_t *data = pages_alloc(size);
     if (data != NULL) {
-        memset(data, 1, READ_BYTES);
+        memset(data, 1, size);
         probing->data = data;
-        probing->n = READ_BYTES / sizeof *data;
-        double reading = rate_of(probing, pool, read_some, probing->n, READ_BYTES);
-        double products = product_rate(probing, pool) / PLAN_DECODE_SHARE;
+        probing->n = size / sizeof *data;
+        double reading = rate_of(probing, pool, read_some, probing->n, size);
+        double products = product_rate(probing, pool, size) / PLAN_DECODE_SHARE;
         probing->read_bandwidth = products > 0 ? MIN(reading, products) : reading;
-        pages_free(data, READ_BYTES);
+        pages_free(data, size);
     }
     uint64_t begin_ns = clock_now_ns();
     pool_run(pool, multiply_some, probing, pool_threads(pool), 1);

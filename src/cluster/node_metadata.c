@@ -62,7 +62,7 @@ static bool find_source(struct cluster_node *node, const char *sha, struct clust
     return found;
 }
 
-static void ask(struct cluster_node *node, const char *sha)
+void node_metadata_ask(struct cluster_node *node, const char *sha)
 {
     char object[CLUSTER_OBJECT_BYTES];
     struct cluster_id source;
@@ -85,7 +85,7 @@ void cluster_node_metadata(struct cluster_node *node, const struct cluster_model
     node->metadata = waiting;
     struct buffer path = {0};
     if (!node_metadata_path(node, model->sha, &path))
-        ask(node, model->sha);
+        node_metadata_ask(node, model->sha);
     buffer_free(&path);
 }
 

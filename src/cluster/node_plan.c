@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define DEFAULT_CTX 8192
+#define LEAST_CTX 2048 /* rather than to refuse, where no context was asked for */
 /* Of nodes and links that have not been measured yet. */
 #define UNKNOWN_READ_RATE 20e9
 #define UNKNOWN_FLOPS 200e9
@@ -21,8 +22,9 @@ enum way { WAY_AUTO, WAY_SINGLE, WAY_PIPELINE, WAY_TENSOR };
 struct draft {
     struct model_placement placement;
     uint32_t nodes[CLUSTER_MAX_NODES]; /* of each rank, by candidates */
-    uint32_t n_ranks;
-    double rate; /* predicted tokens a second; 0: not known */
+    uint32_t n_ranks;                  /* 0: another node is to own it: */
+    uint32_t owner;                    /* a candidate */
+    double rate;                       /* predicted tokens a second; 0: not known */
 };
 
 /* One attempt to plan. */
@@ -34,19 +36,32 @@ struct planning {
     struct model_options options;
 };
 
-/* This node cannot plan a model of which it has nothing: one that has it, or some, owns it. */
-static enum status hand_over(const struct cluster_plan_input *input, struct cluster_plan *out,
-                             struct error *error)
+/* Another node is to own it, and to plan it again. */
+static void name_owner(const struct cluster_plan_input *input, uint32_t owner,
+                       struct cluster_plan *out)
 {
-    for (int some = 0; some < 2 && !input->owner_fixed; some++)
+    out->n_members = 1;
+    out->members[0].node = input->nodes[owner].id;
+    snprintf(out->members[0].object, sizeof out->members[0].object, "%s", input->model->sha);
+}
+
+/* This node cannot plan a model of which it has nothing: one that has it, or some, owns it. Where
+ * this one is to own it all the same, as it computes what another has no memory for, it brings the
+ * metadata. */
+static enum status plan_unknown(struct cluster_node *node, const struct cluster_plan_input *input,
+                                struct cluster_plan *out, struct error *error)
+{
+    for (int some = 0; some < 2; some++)
         for (uint32_t i = 1; i < input->n_nodes; i++) {
             const struct cluster_candidate *at = &input->nodes[i];
             if (!at->facts->can_own || !(some ? at->n_objects > 0 : at->holds_model))
                 continue;
-            out->n_members = 1;
-            out->members[0].node = at->id;
-            snprintf(out->members[0].object, sizeof out->members[0].object, "%s",
-                     input->model->sha);
+            if (input->owner_fixed) {
+                node_metadata_ask(node, input->model->sha);
+                return error_set(error, STATUS_BUSY, "the metadata of %s is being fetched",
+                                 input->model->name);
+            }
+            name_owner(input, i, out);
             return STATUS_OK;
         }
     return error_set(error, STATUS_NOT_FOUND, "no node has %s now", input->model->name);
@@ -189,6 +204,19 @@ static bool draft_plan(struct draft *draft, const struct plan *plan, uint32_t ow
     return true;
 }
 
+/* Of a plan that leaves out this node, one that may own it, rather one that has the model; 0:
+ * there is none. */
+static uint32_t owner_of(const struct plan *plan, const struct cluster_plan_input *input)
+{
+    uint32_t owner = 0;
+    for (uint32_t i = 0; i < plan->n_shards; i++) {
+        const struct cluster_candidate *at = &input->nodes[plan->shards[i].node];
+        if (at->facts->can_own && (owner == 0 || at->holds_model))
+            owner = plan->shards[i].node;
+    }
+    return owner;
+}
+
 static enum status draft_best(struct draft *draft, const struct planning *planning,
                               struct error *error)
 {
@@ -202,6 +230,8 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
                              ? error_memory(error, PLAN_MAX_LAYERS * sizeof *layers)
                              : cluster_plan_model(&model, layers, planning->weights, planning->desc,
                                                   planning->options.kv_format, error);
+    if (status == STATUS_OK) /* the file may be one without weights, or called by its digest */
+        snprintf(model.name, sizeof model.name, "%s", input->model->name);
     fill_nodes(input, nodes, links);
     const struct plan_input asked = {
         .nodes = nodes,
@@ -218,6 +248,10 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
     bool found = false;
     for (size_t i = 0; status == STATUS_OK && i < result->n_plans && !found; i++)
         found = draft_plan(draft, &result->plans[i], 0);
+    if (status == STATUS_OK && !found && result->n_plans > 0 && !input->owner_fixed) {
+        *draft = (struct draft){.owner = owner_of(&result->plans[0], input)};
+        found = draft->owner != 0;
+    }
     if (status == STATUS_OK && !found)
         status = error_set(error, STATUS_MEMORY, "%s",
                            result->n_plans == 0 ? result->refusal
@@ -228,6 +262,34 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
 }
 
 /* ---- Both ------------------------------------------------------------------------------------ */
+
+/* Where memory is short, the KV cache holds fewer texts at a time: all ranks have the same pages, and
+ * none takes more than three quarters of what is free for them. */
+static enum status choose_cache(struct planning *planning, const struct draft *draft,
+                                struct error *error)
+{
+    struct model_options *options = &planning->options;
+    uint64_t least =
+        (options->n_ctx + MODEL_KV_PAGE_TOKENS - 1) / MODEL_KV_PAGE_TOKENS * MODEL_KV_PAGE_TOKENS;
+    uint64_t chosen = MAX(options->n_cache, least);
+    options->n_cache = least;
+    for (uint32_t r = 0; r < draft->n_ranks; r++) {
+        struct model_memory memory;
+        enum status status = model_rank_memory(planning->weights, options, r, &memory, error);
+        if (status != STATUS_OK)
+            return status;
+        uint64_t allowed = planning->input->nodes[draft->nodes[r]].free_bytes / 4 * 3;
+        uint64_t taken = memory.weights_bytes + memory.kv_bytes + memory.work_bytes;
+        uint64_t more =
+            allowed > taken && memory.kv_bytes > 0
+                ? (uint64_t)((double)(allowed - taken) / (double)memory.kv_bytes * (double)least)
+                : 0;
+        if (memory.kv_bytes > 0)
+            chosen = MIN(chosen, least + more);
+    }
+    options->n_cache = chosen;
+    return STATUS_OK;
+}
 
 /* What each rank takes, by the model's own count; that it is there. */
 static enum status finish(struct planning *planning, const struct draft *draft,
@@ -240,11 +302,12 @@ static enum status finish(struct planning *planning, const struct draft *draft,
     out->owner = model_placement_owner(&draft->placement);
     out->predicted = draft->rate;
     planning->options.placement = &draft->placement;
+    enum status status = choose_cache(planning, draft, error);
     for (uint32_t r = 0; r < draft->n_ranks; r++) {
         const struct cluster_candidate *at = &input->nodes[draft->nodes[r]];
         struct model_memory memory;
-        enum status status =
-            model_rank_memory(planning->weights, &planning->options, r, &memory, error);
+        if (status == STATUS_OK)
+            status = model_rank_memory(planning->weights, &planning->options, r, &memory, error);
         if (status != STATUS_OK)
             return status;
         struct cluster_member *member = &out->members[r];
@@ -278,7 +341,11 @@ static enum status make(struct planning *planning, enum way way, struct cluster_
         draft_tensor(&draft, planning->input, planning->desc->n_layers);
     else
         draft_pipeline(&draft, planning->input, planning->desc->n_layers);
-    return status == STATUS_OK ? finish(planning, &draft, out, error) : status;
+    if (status == STATUS_OK && draft.n_ranks == 0)
+        name_owner(planning->input, draft.owner, out);
+    else if (status == STATUS_OK)
+        status = finish(planning, &draft, out, error);
+    return status;
 }
 
 enum status node_plan(void *context, const struct cluster_plan_input *input,
@@ -289,16 +356,24 @@ enum status node_plan(void *context, const struct cluster_plan_input *input,
     struct planning planning = {.node = node, .input = input, .options = node->options.model};
     if (!node_metadata_path(node, input->model->sha, &path)) {
         buffer_free(&path);
-        return hand_over(input, out, error);
+        return plan_unknown(node, input, out, error);
     }
-    planning.options.n_ctx = (uint32_t)json_integer_value(json_object_get(input->options, "ctx"));
+    uint32_t asked = (uint32_t)json_integer_value(json_object_get(input->options, "ctx"));
+    if (asked > 0)
+        planning.options.n_ctx = asked;
     enum status status = weights_open(&planning.weights, path.data, error);
     if (status == STATUS_OK)
         status = model_describe(&planning.desc, planning.weights, error);
-    if (status == STATUS_OK && planning.options.n_ctx == 0)
+    bool chosen = planning.options.n_ctx == 0;
+    if (status == STATUS_OK && chosen)
         planning.options.n_ctx = MIN(planning.desc->n_ctx_train, DEFAULT_CTX);
     if (status == STATUS_OK)
         status = make(&planning, way_of(input->options), out, error);
+    while (status == STATUS_MEMORY && chosen && planning.options.n_ctx / 2 >= LEAST_CTX) {
+        planning.options.n_ctx /= 2;
+        planning.options.n_cache = node->options.model.n_cache;
+        status = make(&planning, way_of(input->options), out, error);
+    }
     model_desc_free(planning.desc);
     weights_close(planning.weights);
     buffer_free(&path);

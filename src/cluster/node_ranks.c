@@ -77,8 +77,7 @@ static void tell(void *context)
             cluster_core_opened(core, event->instance, event->epoch, event->status, reason);
             break;
         case EVENT_BROKEN:
-            cluster_core_broken(core, event->instance, event->epoch, (struct cluster_id){0},
-                                reason);
+            cluster_core_broken(core, event->instance, event->epoch, event->status, reason);
             break;
         case EVENT_TOKEN:
             cluster_core_token(core, event->work, event->index, event->token, event->data);
@@ -116,9 +115,9 @@ static void on_opened(void *context, enum status status, const char *reason)
     post(context, (struct event){.kind = EVENT_OPENED, .status = status}, reason);
 }
 
-static void on_broken(void *context, const char *reason)
+static void on_broken(void *context, enum status status, const char *reason)
 {
-    post(context, (struct event){.kind = EVENT_BROKEN}, reason);
+    post(context, (struct event){.kind = EVENT_BROKEN, .status = status}, reason);
 }
 
 static void on_token(void *context, uint64_t work, uint32_t index, int32_t token, json_t *data)
@@ -430,6 +429,9 @@ void node_rank_tick(struct cluster_node *node)
             continue;
         cluster_rank_steps(at->rank, &steps, &waiting);
         cluster_core_steps(node->core, at->instance, at->epoch, steps, waiting);
+        if (at->owner)
+            cluster_core_reached(node->core, at->instance, at->epoch,
+                                 cluster_rank_reached(at->rank));
     }
     for (size_t i = 0; i < NODE_MAX_WIRES; i++) {
         struct node_wire *at = &node->wires[i];

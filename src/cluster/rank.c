@@ -15,6 +15,8 @@
 
 #define MESH_MS 30000
 #define SPIN_NS 100000
+#define RATE_TOKENS 32 /* that a rate is measured over */
+#define N_RATES 8      /* the last ones; other texts and drafts make them differ */
 
 /* A request that is computed. */
 struct rank_work {
@@ -32,6 +34,8 @@ struct rank_work {
     /* The scheduler's thread's. */
     struct generation_usage begun;
     bool told_begun;
+    uint64_t counted_ns; /* when the first of these came: */
+    unsigned n_counted;  /* tokens, for a rate */
 };
 
 /* What the model talks through: counts, and knows when it waits for others. */
@@ -54,6 +58,8 @@ struct cluster_rank {
     struct scheduler *scheduler; /* while the rank is an owner that is open */
     struct pool *pool;           /* while it is open; NULL: the model has none */
     struct rank_work *works, *queue, *last_queued;
+    double rates[N_RATES]; /* at which texts came, tokens a second */
+    unsigned n_rates;      /* that were ever measured */
     bool open, broken, closing;
 };
 
@@ -96,7 +102,7 @@ static void abort_mesh(struct cluster_rank *rank)
 /* ---- The end of a rank ----------------------------------------------------------------------- */
 
 /* Any thread. Says it once, and lets the other ranks know. */
-static void break_off(struct cluster_rank *rank, const char *reason)
+static void break_off(struct cluster_rank *rank, enum status status, const char *reason)
 {
     pthread_mutex_lock(&rank->mutex);
     bool first = !rank->broken && !rank->closing;
@@ -104,7 +110,7 @@ static void break_off(struct cluster_rank *rank, const char *reason)
     pthread_mutex_unlock(&rank->mutex);
     abort_mesh(rank);
     if (first)
-        rank->options.events->broken(rank->options.context, reason);
+        rank->options.events->broken(rank->options.context, status, reason);
 }
 
 /* ---- Work ------------------------------------------------------------------------------------ */
@@ -158,6 +164,23 @@ static void cancel(struct rank_work *work, uint64_t request_id)
         scheduler_cancel(work->rank->scheduler, request_id);
 }
 
+/* On the scheduler's thread: one more token. */
+static void measure_rate(struct rank_work *work)
+{
+    struct cluster_rank *rank = work->rank;
+    uint64_t now_ns = clock_now_ns();
+    if (work->n_counted++ == 0)
+        work->counted_ns = now_ns;
+    if (work->n_counted <= RATE_TOKENS)
+        return;
+    double rate = RATE_TOKENS * 1e9 / (double)(now_ns - work->counted_ns + 1);
+    work->counted_ns = now_ns;
+    work->n_counted = 1;
+    pthread_mutex_lock(&rank->mutex);
+    rank->rates[rank->n_rates++ % N_RATES] = rate;
+    pthread_mutex_unlock(&rank->mutex);
+}
+
 /* On the scheduler's thread. */
 static void on_token(struct rank_work *work, const struct generation_event *event)
 {
@@ -165,6 +188,7 @@ static void on_token(struct rank_work *work, const struct generation_event *even
     const struct cluster_rank_options *options = &rank->options;
     if (!is_wanted(work))
         return;
+    measure_rate(work);
     json_t *data = generation_token_write(event, work->told_begun ? NULL : &work->begun);
     work->told_begun = true;
     if (data != NULL) {
@@ -193,7 +217,7 @@ static void on_event(void *context, const struct generation_event *event)
         return;
     case GENERATION_FAILED:
         if (event->error->code == STATUS_LOST)
-            break_off(work->rank, event->error->text);
+            break_off(work->rank, STATUS_LOST, event->error->text);
         else
             give_end(work, event->error->code, event->error->text, generation_end_write(event));
         break;
@@ -326,7 +350,9 @@ static void follow(struct cluster_rank *rank)
 {
     struct error error;
     enum status status = model_follow(rank->engine->model, &error);
-    break_off(rank, status == STATUS_OK ? "the owner has closed the model" : error.text);
+    if (status == STATUS_OK)
+        status = error_set(&error, STATUS_LOST, "the owner has closed the model");
+    break_off(rank, status, error.text);
 }
 
 static enum status open_engine(struct cluster_rank *rank, struct error *error)
@@ -456,4 +482,14 @@ void cluster_rank_steps(struct cluster_rank *rank, uint64_t *steps, bool *waitin
         *waiting = !waits;
     }
     pthread_mutex_unlock(&rank->mutex);
+}
+
+double cluster_rank_reached(struct cluster_rank *rank)
+{
+    double best = 0;
+    pthread_mutex_lock(&rank->mutex);
+    for (size_t i = 0; i < N_RATES; i++)
+        best = MAX(best, rank->rates[i]);
+    pthread_mutex_unlock(&rank->mutex);
+    return best;
 }

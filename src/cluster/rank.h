@@ -21,8 +21,9 @@ struct comm_mesh;
  * data are references that the callee takes. */
 struct cluster_rank_events {
     void (*opened)(void *context, enum status status,
-                   const char *reason);                /* once; reason or NULL */
-    void (*broken)(void *context, const char *reason); /* at most once */
+                   const char *reason); /* once; reason or NULL */
+    /* At most once. STATUS_LOST: another rank is gone, or gave up; else it is this one's fault. */
+    void (*broken)(void *context, enum status status, const char *reason);
     /* Token number index of the answer, those that were drawn before counted; data as
      * generation_token_write gives it. */
     void (*token)(void *context, uint64_t work, uint32_t index, int32_t token, json_t *data);
@@ -69,6 +70,9 @@ void cluster_rank_cancel(struct cluster_rank *rank, uint64_t work);
 /* A number that grows while something is computed here, in parts of a step; and whether it should:
  * there is something to compute, which does not wait for other ranks. */
 void cluster_rank_steps(struct cluster_rank *rank, uint64_t *steps, bool *waiting);
+
+/* At an owner: tokens a second of one text, the best of late; 0: not known. */
+double cluster_rank_reached(struct cluster_rank *rank);
 
 /* ---- Placements as JSON ---------------------------------------------------------------------- */
 

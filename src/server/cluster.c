@@ -1,8 +1,8 @@
 /* This server as a node of its cluster: which models lie here, which of them the cluster computes,
  * and what the commands ask of it.
  *
- * A model is away where an instance of it runs on nodes of the cluster, or is to, or where it does
- * not lie here. Then this server reads requests with the model's metadata alone (its tokenizer and
+ * A model is away where an instance of it runs on nodes of the cluster, or is to, where it does not
+ * lie here, or has no room here. Then this server reads requests with the model's metadata alone (its tokenizer and
  * chat template), and the cluster answers them. */
 #include "server/server_internal.h"
 
@@ -23,8 +23,9 @@ const char *cluster_digest_of(const struct served_model *model)
 
 static size_t list_local(void *context, struct cluster_local_model *out, size_t max)
 {
-    const struct server *server = context;
+    struct server *server = context;
     size_t n = 0;
+    shelf_read(server); /* models come while nobody asks for one, too */
     for (size_t i = 0; i < server->n_models && n < max; i++) {
         const struct served_model *model = &server->models[i];
         if (model->gone || model->path == NULL || cluster_digest_of(model)[0] == '\0')
@@ -278,6 +279,12 @@ void cluster_refresh(struct server *server)
         cluster_node_models(server->node, add_away, server);
 }
 
+bool cluster_may_help(const struct served_model *model)
+{
+    const struct cluster_node *node = model->server->node;
+    return node != NULL && cluster_digest_of(model)[0] != '\0' && !cluster_node_alone(node);
+}
+
 bool cluster_is_away(const struct served_model *model)
 {
     struct cluster_model found;
@@ -285,7 +292,7 @@ bool cluster_is_away(const struct served_model *model)
     struct server *server = model->server;
     if (server->node == NULL)
         return false;
-    return model->only_away ||
+    return model->only_away || (model->spread && cluster_may_help(model)) ||
            (cluster_node_find(server->node, model->name, &found, &runs) && runs);
 }
 

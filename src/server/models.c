@@ -138,8 +138,7 @@ void models_tell_waiters(struct served_model *model, const struct api_error *err
     }
 }
 
-/* The first in line is open, or error says why not; the next one's turn. */
-static void leave_line(struct served_model *model, const struct api_error *error)
+static void step_out(struct served_model *model)
 {
     struct server *server = model->server;
     net_timer_cancel(server->blocked);
@@ -147,6 +146,21 @@ static void leave_line(struct served_model *model, const struct api_error *error
     server->line = model->next;
     model->next = NULL;
     model->waits = false;
+}
+
+static void begin_next(struct server *server)
+{
+    if (server->line == NULL)
+        return;
+    server->line->asked_ns = clock_now_ns();
+    begin_opening(server);
+}
+
+/* The first in line is open, or error says why not; the next one's turn. */
+static void leave_line(struct served_model *model, const struct api_error *error)
+{
+    struct server *server = model->server;
+    step_out(model);
     if (error != NULL) {
         model->state = MODEL_CLOSED;
         model->stopping = false;
@@ -156,10 +170,19 @@ static void leave_line(struct served_model *model, const struct api_error *error
                           "cannot open %s: %s", model->name, error->text);
     }
     models_tell_waiters(model, error);
-    if (server->line != NULL) {
-        server->line->asked_ns = clock_now_ns();
-        begin_opening(server);
-    }
+    begin_next(server);
+}
+
+/* The cluster is to compute the first in line, which is too large for this server. */
+static void hand_over(struct served_model *model)
+{
+    struct server *server = model->server;
+    server_logf(server, "%s does not fit here: other nodes of the cluster are to help",
+                model->name);
+    step_out(model);
+    model->spread = true;
+    cluster_meet(model);
+    begin_next(server);
 }
 
 static void log_closing(const struct served_model *model, const char *format, ...)
@@ -227,6 +250,10 @@ static void wait_for_memory(struct served_model *model)
 static void refuse_opening(struct served_model *model, const struct error *reason)
 {
     struct api_error error;
+    if (reason->code == STATUS_MEMORY && cluster_may_help(model)) {
+        hand_over(model);
+        return;
+    }
     api_error_from(&error, reason);
     model->too_large = reason->code == STATUS_MEMORY;
     if (model->too_large) {

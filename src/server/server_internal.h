@@ -49,7 +49,8 @@ struct served_model {
     bool gone; /* its name left the store or stands for another model: not found any more */
     char digest[STORE_DIGEST_BYTES]; /* of a file from the options, or of a model of other nodes */
     bool only_away;                  /* it does not lie here; path is NULL */
-    size_t n_holders;                /* generations that point here */
+    bool spread; /* this server alone has too little memory: others of the cluster are to help */
+    size_t n_holders; /* generations that point here */
     enum model_state state;
     struct engine *engine;
     struct scheduler *scheduler;
@@ -122,6 +123,8 @@ bool cluster_take(void *context, const struct key *key, struct key_allowance *ou
 void cluster_give_back(void *context, const struct key *key, uint64_t n_tokens);
 /* Makes the models of other nodes known. */
 void cluster_refresh(struct server *server);
+/* Whether other nodes may help with a model that is too large for this one. */
+bool cluster_may_help(const struct served_model *model);
 bool cluster_is_away(const struct served_model *model);
 /* Opens the metadata of a model that is away; then the waiters are told. */
 void cluster_meet(struct served_model *model);
@@ -186,6 +189,7 @@ void shelf_open(struct server *server);
 enum status shelf_add(struct server *server, const char *name, struct error *error);
 /* What changed in the store since the last call. */
 void shelf_refresh(struct server *server);
+bool shelf_read(struct server *server); /* the same, but tells no other node; whether it changed */
 void shelf_close(struct server *server);
 
 /* ---- Operating it ---------------------------------------------------------------------------- */

@@ -60,45 +60,58 @@ static bool same_manifest(const struct store_model *a, const struct store_model 
     return same;
 }
 
-static void compare(struct server *server, struct store_list *list)
+/* Whether anything changed. */
+static bool compare(struct server *server, struct store_list *list)
 {
+    bool changed = false;
     for (size_t i = 0; i < server->n_models; i++) {
         struct served_model *model = &server->models[i];
         bool kept = model->stored == NULL || model->gone;
         for (size_t k = 0; k < list->n_models && !kept; k++)
             kept = strcmp(list->models[k]->name, model->stored->name) == 0 &&
                    same_manifest(list->models[k], model->stored);
-        if (!kept)
+        if (!kept) {
             drop(model);
+            changed = true;
+        }
     }
     for (size_t k = 0; k < list->n_models; k++) {
         if (models_known(server, list->models[k]->name) != NULL)
             continue;
         add(server, list->models[k]);
         list->models[k] = NULL;
+        changed = true;
     }
+    return changed;
 }
 
-void shelf_refresh(struct server *server)
+bool shelf_read(struct server *server)
 {
     bool recent;
     struct error error;
     struct store_list list;
     if (server->store == NULL)
-        return;
+        return false;
     uint64_t version = store_version(server->store, &recent);
     if (version == server->store_version && !server->store_recent)
-        return;
+        return false;
     server->store_version = version;
     server->store_recent = recent;
     if (store_list(server->store, &list, &error) != STATUS_OK) {
         server_logf(server, "cannot read the store: %s", error.text);
-        return;
+        return false;
     }
     if (list.n_broken > 0)
         server_logf(server, "%s", list.broken.text);
-    compare(server, &list);
+    bool changed = compare(server, &list);
     store_list_free(&list);
+    return changed;
+}
+
+void shelf_refresh(struct server *server)
+{
+    if (shelf_read(server) && server->node != NULL)
+        cluster_node_refresh(server->node);
 }
 
 void shelf_open(struct server *server)

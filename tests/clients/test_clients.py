@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Clients that people use, from npm, against a live server with the demo model."""
+import fcntl
 import filecmp
 import os
 import shutil
@@ -19,12 +20,21 @@ CLIENTS = ["openai.mjs", "ollama.mjs", "anthropic.mjs", "vercel.mjs"]
 
 
 def install():
-    """The clients as package-lock.json names them, in build/. Why it failed, or nothing."""
+    """The clients as package-lock.json names them, in build/. Why it failed, or nothing. Several suites
+    may ask for them at a time."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return "node or npm is not here"
     FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / "lock", "w", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return install_alone()
+
+
+def install_alone():
     lock = FOLDER / "package-lock.json"
     installed = (FOLDER / "node_modules").is_dir() and lock.exists() and filecmp.cmp(
         lock, HERE / "package-lock.json", shallow=False)
-    for name in ("package.json", "package-lock.json", ".npmrc", "report.mjs", *CLIENTS):
+    for name in ("package.json", "package-lock.json", ".npmrc", "report.mjs", "stream.mjs", *CLIENTS):
         shutil.copy(HERE / name, FOLDER)
     if installed:
         return None
@@ -37,9 +47,6 @@ def install():
 
 
 def main():
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        print("1..0 # SKIP node or npm is not here")
-        return 0
     why = install()
     if why:
         print(f"1..0 # SKIP the clients cannot be installed: {why}")

@@ -22,7 +22,9 @@ DEMO = tap.ROOT / "models/demo.gguf"
 RUN = os.getpid()
 BRIDGE = f"cb{RUN}"
 NETWORK = f"10.{64 + RUN // 256 % 128}.{RUN % 256}"
-MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+# Where memory control groups are, by version, and the file of a group's limit.
+MEMORY_GROUPS = (("1", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+                 ("2", Path("/sys/fs/cgroup"), "memory.max"))
 
 
 def wait_for(what, condition, timeout_s=120, pause_s=0.05):
@@ -37,18 +39,59 @@ def wait_for(what, condition, timeout_s=120, pause_s=0.05):
         time.sleep(pause_s)
 
 
+def sanitized():
+    """The sanitizer that the program was built with, whose memory no limit of ours allows for."""
+    program = Path(shutil.which(tap.CONSORT[-1]) or tap.CONSORT[-1]).read_bytes()
+    return next((name for name in ("tsan", "asan") if f"__{name}_init".encode() in program), None)
+
+
+class MemoryGroup:
+    """A memory control group; `why` says why there is none."""
+
+    def __init__(self, name, limit_bytes):
+        self.folder, self.why = None, "this system has no memory control groups"
+        for version, top, limit in MEMORY_GROUPS:
+            if version == "2" and not (top / "cgroup.controllers").exists() or not top.is_dir():
+                continue
+            try:
+                if version == "2":
+                    (top / "cgroup.subtree_control").write_text("+memory")
+                (top / name).mkdir()
+                self.folder = top / name
+                (self.folder / limit).write_text(str(limit_bytes))
+                self.why = None
+                return
+            except OSError as fault:
+                self.why = f"no memory control group can be made: {fault}"
+                self.remove()
+
+    def enter(self):
+        """Puts this process there."""
+        if self.folder is not None:
+            (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self):
+        try:
+            if self.folder is not None:
+                self.folder.rmdir()
+        except OSError:
+            pass
+        self.folder = None
+
+
 class Host:
     """Where a node runs: this machine itself (number 0), or a namespace."""
 
     def __init__(self, number=0, memory_bytes=0):
         self.number = number
         self.prefix, self.address = [], "127.0.0.1"
-        self.group = None
+        self.group = MemoryGroup(f"consort{RUN}-{number}", memory_bytes) if memory_bytes else None
         if number == 0:
             return
         self.name = f"consort{RUN}-{number}"
         self.address = f"{NETWORK}.{number}"
-        self.prefix = ["ip", "netns", "exec", self.name]
+        # Not "ip netns exec", under which control groups are not to be seen.
+        self.prefix = ["nsenter", f"--net=/run/netns/{self.name}"]
         self.device = f"cv{RUN}n{number}"
         commands = [
             ["ip", "netns", "add", self.name],
@@ -61,10 +104,6 @@ class Host:
         ]
         for command in commands:
             subprocess.run(command, check=True, capture_output=True)
-        if memory_bytes and MEMORY_GROUPS.is_dir():
-            self.group = MEMORY_GROUPS / self.name
-            self.group.mkdir(exist_ok=True)
-            (self.group / "memory.limit_in_bytes").write_text(str(memory_bytes))
 
     def cut(self, up=False):
         """Takes the host's network away, or gives it back."""
@@ -73,22 +112,25 @@ class Host:
     def enter(self):
         """To be run in a new process of this host."""
         if self.group is not None:
-            (self.group / "cgroup.procs").write_text(str(os.getpid()))
+            self.group.enter()
+
+    def exhaust(self, pid):
+        """Takes memory of the host's group until the system ends process pid of it."""
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")  # before the one that takes it
+        hog = "held = []\nwhile True: held.append(bytearray(b'1') * (1 << 20))"
+        return subprocess.Popen([sys.executable, "-c", hog], preexec_fn=self.enter, stderr=subprocess.DEVNULL)
 
     def close(self):
         if self.number == 0:
             return
         subprocess.run(["ip", "netns", "delete", self.name], capture_output=True)
         if self.group is not None:
-            try:
-                self.group.rmdir()
-            except OSError:
-                pass
+            self.group.remove()
 
 
 def hosts(count, memory_bytes=0):
     """Hosts on one bridge; None where this machine cannot have them."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
+    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("nsenter") is None:
         return None
     for command in (["ip", "link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0"],
                     ["ip", "address", "add", f"{NETWORK}.254/24", "dev", BRIDGE],
@@ -116,7 +158,8 @@ class Node:
     def command(self, *words, check=True):
         """Standard output of a command that is typed on this node; a failure where it fails."""
         done = subprocess.run([*self.host.prefix, *tap.CONSORT, *map(str, words)], env=self.environment,
-                              capture_output=True, text=True, timeout=tap.TIMEOUT_S)
+                              capture_output=True, text=True, timeout=tap.TIMEOUT_S,
+                              preexec_fn=self.host.enter)
         if check and done.returncode != 0:
             raise tap.Failure(f"{self.name}: {' '.join(map(str, words))}: {done.stderr}\n{self.tail()}",
                               done.returncode)

@@ -24,9 +24,9 @@ def text(node):
 
 
 def slices(node):
-    """Names and sizes of what lies on a node."""
+    """Names and sizes of the slices on a node; one of all may have the whole model beside them."""
     folder = Path(node.home.name, "cluster/objects")
-    return {p.name: p.stat().st_size for p in folder.glob("*.gguf")} if folder.exists() else {}
+    return {p.name: p.stat().st_size for p in folder.glob("*-*.gguf")} if folder.exists() else {}
 
 
 def load(node, way, n_members):

@@ -1217,7 +1217,6 @@ static void happen_step(struct sim *sim, struct event *event)
             struct event *broken = event_new(sim, EVENT_BROKEN, event->node);
             broken->a = rank->instance;
             broken->b = rank->epoch;
-            broken->end = chance(sim, 70) ? i + 1 : 0; /* and mostly with whom */
             event_at(sim, broken, sim->now_ms + 1);
         }
         return;
@@ -1386,11 +1385,7 @@ static void happen_beacon(struct sim *sim)
 
 static void happen_broken(struct sim_node *node, const struct event *event)
 {
-    const struct rank *rank = find_rank(node, event->a, (uint32_t)event->b);
-    struct cluster_id peer = {0, 0};
-    if (rank != NULL && event->end > 0)
-        peer = rank->nodes[event->end - 1];
-    cluster_core_broken(node->core, event->a, (uint32_t)event->b, peer, "the mesh broke");
+    cluster_core_broken(node->core, event->a, (uint32_t)event->b, STATUS_LOST, "the mesh broke");
 }
 
 static void handle(struct sim *sim, struct event *event)

@@ -212,7 +212,7 @@ static void world_ends(struct world *world, bool good, uint64_t ms)
     }
     if (!good)
         cluster_core_broken(core, world->instance, (uint32_t)world->epoch,
-                            (struct cluster_id){0, 1}, "broken");
+                            world->now_ms % 2 == 0 ? STATUS_LOST : STATUS_MEMORY, "broken");
     cluster_core_steps(core, world->instance, (uint32_t)world->epoch, 1, true);
     world->now_ms += ms;
     cluster_core_tick(core);

@@ -15,7 +15,7 @@ class Mirror:
     None (works), ("status", N), ("cut", bytes), ("redirect", URL), ("hold", bytes): stops after so many
     until release() is called, ("whole",): knows no ranges, ("headers", {}): more of them."""
 
-    def __init__(self):
+    def __init__(self, host="127.0.0.1"):
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,10 +35,11 @@ class Mirror:
 
         self.files, self.troubles, self.requests = {}, {}, []
         self.etags = {}
+        self.sent_bytes = 0  # of all bodies
         self.gate, self.held = threading.Event(), threading.Event()
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server((host, 0), Handler)
         self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self):
@@ -89,6 +90,7 @@ class Mirror:
         try:
             handler.wfile.write(body[:stop])
             handler.wfile.flush()
+            self.sent_bytes += len(body[:stop])
             if hold:
                 self.held.set()
                 self.gate.wait(600)

@@ -760,6 +760,75 @@ static void test_recovery_cancel(void **state)
     sim_close(sim);
 }
 
+static unsigned index_of(struct sim *sim, struct cluster_id id)
+{
+    unsigned node = 0;
+    while (!cluster_id_equal(sim_id(sim, node), id))
+        node++;
+    return node;
+}
+
+static struct cluster_id worker_of(const struct instance *instance)
+{
+    return instance->plan.members[instance->plan.owner == 0 ? 1 : 0].node;
+}
+
+/* A node whose ranks fail by themselves is left out, not those that only lost it. */
+static void test_faulty_worker(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(4);
+    unsigned owner;
+    int request = sim_submit(sim, 0, 1, 1000);
+    run_ms(sim, 6000);
+    const struct instance *instance = running(sim, 1, &owner);
+    assert_non_null(instance);
+    struct cluster_id faulty = worker_of(instance);
+    for (int i = 0; i < 3; i++) {
+        uint64_t id = instance->id;
+        uint32_t epoch = instance->epoch;
+        assert_true(cluster_id_equal(worker_of(instance), faulty));
+        cluster_core_broken(sim_core(sim, owner), id, epoch, STATUS_LOST, "it lost another");
+        cluster_core_broken(sim_core(sim, index_of(sim, faulty)), id, epoch, STATUS_MEMORY,
+                            "out of memory");
+        run_ms(sim, 4000);
+        instance = running(sim, 1, &owner);
+        assert_non_null(instance);
+        assert_true(instance->epoch > epoch);
+    }
+    assert_false(cluster_id_equal(worker_of(instance), faulty));
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 120000, sim_all_answered));
+    assert_true(answered(sim, request));
+    sim_close(sim);
+}
+
+static double told_rate(struct sim *sim, unsigned at)
+{
+    json_t *status = cluster_core_status(sim_core(sim, at));
+    const json_t *instance = json_array_get(json_object_get(status, "instances"), 0);
+    double rate = json_real_value(json_object_get(instance, "reached"));
+    json_decref(status);
+    return rate;
+}
+
+static void test_reached(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(3);
+    unsigned owner;
+    int request = sim_submit(sim, 0, 0, 10);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
+    assert_true(answered(sim, request));
+    const struct instance *instance = running(sim, 0, &owner);
+    assert_non_null(instance);
+    cluster_core_reached(sim_core(sim, owner), instance->id, instance->epoch, 12.5);
+    cluster_core_reached(sim_core(sim, owner), instance->id, instance->epoch - 1, 99);
+    run_ms(sim, 500);
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(told_rate(sim, i) == 12.5);
+    sim_close(sim);
+}
+
 /* ---- Messages -------------------------------------------------------------------------------- */
 
 static void test_message_fields(void **state)
@@ -918,6 +987,8 @@ int main(void)
         cmocka_unit_test(test_recovery_hung),
         cmocka_unit_test(test_recovery_partition),
         cmocka_unit_test(test_recovery_cancel),
+        cmocka_unit_test(test_faulty_worker),
+        cmocka_unit_test(test_reached),
         cmocka_unit_test(test_message_fields),
         cmocka_unit_test(test_message_text),
         cmocka_unit_test(test_message_odd_names),

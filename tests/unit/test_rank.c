@@ -169,12 +169,13 @@ static void on_opened(void *context, enum status status, const char *reason)
     unlock(seat->room);
 }
 
-static void on_broken(void *context, const char *reason)
+static void on_broken(void *context, enum status status, const char *reason)
 {
     struct seat *seat = context;
     lock(seat->room);
     assert_false(seat->closed);
     assert_non_null(reason);
+    assert_int_equal(status, STATUS_LOST); /* nothing but losses is tested here */
     assert_int_equal(seat->n_opened, 1);
     seat->n_broken++;
     unlock(seat->room);

@@ -526,7 +526,7 @@ function statusOf(n) {
         : { id, name: `a-node-with-a-long-name-${i}`, state: "up", self: i === 0, addresses: ["10.0.0.1:4001"], memory_limit: 64e9, memory_free: 24e9, bandwidth: 31e9, load: 0.35, models: [{ sha, name: `big ${evil}` }] },
     ),
     links: ids.slice(0, -1).flatMap((from) => ids.slice(0, -1).map((to) => ({ from, to, latency_us: 80, bandwidth: 1.2e9 }))),
-    instances: [{ id: 1, model: [sha, `big ${evil}`, 1], state: "preparing", draining: false, requests: 0, recoveries: 0, owner: 0, members: [["id0", 1e9, sha]], spec: "nonsense", predicted: 12.3, reason: `waits ${evil}`, node: "id0" }],
+    instances: [{ id: 1, model: [sha, `big ${evil}`, 1], state: "preparing", draining: false, requests: 0, recoveries: 0, owner: 0, members: [["id0", 1e9, sha]], spec: "nonsense", predicted: 12.3, reached: 11.1, reason: `waits ${evil}`, node: "id0" }],
     transfers: [{ node: "id1", object: `${sha}/0-3.0.1`, done: 4, of: 10 }],
     problems: [{ kind: "refused", text: `${evil} at 10.0.0.9 cannot take part: it has version 0.1, this node 0.2` }],
   };

@@ -110,6 +110,7 @@ export interface ClusterNode {
   self: boolean;
   addresses: string[];
   // Of one that is up:
+  version?: string; // of its program
   memory_limit?: number;
   memory_free?: number;
   bandwidth?: number; // with which it reads weights, in bytes a second; 0: not measured yet
@@ -130,7 +131,8 @@ export interface ClusterInstance {
   owner: number; // a rank
   members: [node: string, bytes: number, object: string][]; // by rank
   spec?: { stages?: { first: number; end: number; shares: number[] }[]; n_ctx?: number };
-  predicted: number; // tokens a second; 0: not known
+  predicted: number; // tokens a second of one text; 0: not known
+  reached?: number; // of late, the same
   reason: string;
   node: string; // who tells
 }

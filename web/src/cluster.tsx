@@ -191,6 +191,7 @@ function NodeCard({ node }: { node: ClusterNode }): JSX.Element {
   if (node.bandwidth) facts.push(["Reads weights", bandwidth(node.bandwidth)]);
   if (node.load !== undefined) facts.push(["Load", `${Math.round(100 * node.load)} %`]);
   if (address !== undefined) facts.push(["Address", address]);
+  if (node.version) facts.push(["Version", node.version]);
   if (node.models?.length) facts.push(["Models there", node.models.map((model) => model.name).join(", ")]);
   if (node.lost_ms !== undefined) facts.push(["Lost", `${span(node.lost_ms)} ago`]);
   return (
@@ -208,6 +209,7 @@ function NodeCard({ node }: { node: ClusterNode }): JSX.Element {
 function InstanceCard({ status, instance }: { status: ClusterStatus; instance: ClusterInstance }): JSX.Element {
   const facts: [string, string][] = [];
   if (instance.predicted > 0) facts.push(["Predicted", `${rate(instance.predicted)} tokens/s`]);
+  if (instance.reached) facts.push(["Reached of late", `${rate(instance.reached)} tokens/s`]);
   if (instance.spec?.n_ctx) facts.push(["Context", `${count(instance.spec.n_ctx)} tokens`]);
   facts.push(["Requests", count(instance.requests)]);
   if (instance.recoveries > 0) facts.push(["Went on after a loss", `${count(instance.recoveries)} times`]);
