@@ -117,7 +117,7 @@ struct cluster_facts {
     char version[CLUSTER_VERSION_BYTES]; /* of the program; "": not told */
     uint64_t memory_limit_bytes;         /* for models */
     uint64_t memory_other_bytes;         /* ... of it, taken by what no reservation covers */
-    uint64_t disk_free_bytes;            /* that slices may take; of others, with old ones that would go */
+    uint64_t disk_free_bytes;            /* that slices may take; of others, with old ones */
     double read_bandwidth;               /* bytes a second, as products of a token may take them */
     double flops;
     uint32_t n_threads;

@@ -169,12 +169,15 @@ class Story:
         return next((n.name for n in self.nodes if n.name not in (*workers, owner)), owner)
 
     def again(self, node):
-        """A node that was lost takes part again, and the model lies whole on two of all."""
+        """A node that was lost takes part again, and no slice has but one copy."""
         if node.process.poll() is not None:
             self.up(node)
         self.all_up()
-        wait_for("two nodes have the model", lambda: sum(
-            m["name"] == NAME for n in self.nodes[0].status()["nodes"] for m in n["models"]) >= 2, pause_s=0.2)
+
+        def safe():
+            copies = self.nodes[0].status()["copies"]
+            return copies and all(c["safe"] for c in copies)
+        wait_for("every slice has two copies", safe, pause_s=0.2)
 
     def out_of_memory(self, node):
         if unlimited(node.host):
