@@ -19,10 +19,12 @@ from nodes import NETWORK, Node, close_hosts, hosts, sanitized, tap, wait_for  #
 
 REPORT = tap.Report()
 check = REPORT.check
-# 152 MB, against 160 MB of a host, of which a quarter is left to the system.
-SHAPE = ["--layers", 12, "--width", 640, "--ffn", 2560, "--heads", 10, "--kv-heads", 5, "--vocab", 2048,
-         "--untied"]
-HOST_BYTES, USABLE = 160 << 20, "120M"
+# 152 MB, against 160 MB of a host, of which a quarter is left to the system, and 32 MiB stay free. Under a
+# sanitizer, which is slow, 26 MB against what is left of 56.
+SHAPE = ["--layers", 12, "--vocab", 2048, "--untied", *(
+    ["--width", 256, "--ffn", 1024, "--heads", 8, "--kv-heads", 4] if sanitized() else
+    ["--width", 640, "--ffn", 2560, "--heads", 10, "--kv-heads", 5])]
+HOST_BYTES, USABLE = 160 << 20, "56M" if sanitized() else "120M"
 QUESTION, NAME = "What lies beyond the hills?", "big"
 # Of an answer, and of these before something happens. A sanitizer makes them slow.
 TOKENS, BROKEN_AT = (40, 8) if sanitized() else (120, 15)
@@ -117,7 +119,8 @@ class Story:
         a, size = self.nodes[0], self.model.stat().st_size
         a.command("pull", f"{self.mirror.url}/big.gguf", "--as", NAME)
         limits = [n["memory_limit"] for n in a.status()["nodes"]]
-        check(max(limits) < size, "no host may use as much memory as the model has bytes", (limits, size))
+        check(sanitized() or max(limits) < size, "no host may use as much memory as the model has bytes",
+              (limits, size))
 
     def place(self):
         a = self.nodes[0]
