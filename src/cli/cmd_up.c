@@ -431,6 +431,12 @@ static const struct cli_option options[] = {
      .help = "this machine's name in the cluster (default: its host name)",
      .type = CLI_TEXT,
      .value = &server_args.node_name},
+    {.name = "data-interface",
+     .metavar = "NAME",
+     .help = "the network interface that data of the cluster goes over, as eth1 (default: of each "
+             "pair of nodes the one that measures best)",
+     .type = CLI_TEXT,
+     .value = &server_args.data_interface},
     {.name = "no-cluster",
      .help = "serve alone, although this machine is in a cluster",
      .type = CLI_FLAG,

@@ -73,8 +73,9 @@ struct cluster_node_options {
     const char *peers[CLUSTER_MAX_PEER_OPTIONS]; /* HOST:PORT of nodes, beside those that beacons
                                                     find */
     size_t n_peers;
-    const char *name; /* NULL: the machine's */
-    bool quiet;       /* no beacons */
+    const char *name;           /* NULL: the machine's */
+    const char *data_interface; /* that data goes over; NULL: the one that measures best */
+    bool quiet;                 /* no beacons */
     uint64_t memory_limit_bytes;
     struct model_options model; /* of ranks: n_threads, kv_format, n_cache */
     struct scheduler_options scheduler;

@@ -532,6 +532,7 @@ enum status cluster_open(struct server *server, struct error *error)
         .listen = options->cluster_listen,
         .n_peers = options->n_peers,
         .name = options->node_name,
+        .data_interface = options->data_interface,
         .memory_limit_bytes = server->memory_limit,
         .model = options->model,
         .scheduler = options->scheduler,
@@ -547,6 +548,11 @@ enum status cluster_open(struct server *server, struct error *error)
                  .log = log_line},
     };
     node.model.pool = server->pool;
+    if (options->data_interface != NULL) {
+        enum status found = net_interface_check(options->data_interface, error);
+        if (found != STATUS_OK)
+            return found;
+    }
     if (options->no_cluster)
         return STATUS_OK;
     memcpy(node.peers, options->peers, sizeof node.peers);
