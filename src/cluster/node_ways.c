@@ -7,8 +7,7 @@
 #include <string.h>
 
 #define PLACES_MS 1000
-#define WAY_MS 3000   /* a way that may be dead holds the next one up for so long */
-#define PLACES_EACH 4 /* addresses of one interface that are told */
+#define WAY_MS 3000 /* a way that may be dead holds the next one up for so long */
 
 /* ---- This node's addresses ------------------------------------------------------------------- */
 
@@ -53,8 +52,7 @@ static void add_interface(const struct cluster_node *node, const struct net_inte
                           struct cluster_places *places)
 {
     const char *pin = node->options.data_interface;
-    size_t n = 0;
-    for (size_t i = 0; i < interface->n_addresses && n < PLACES_EACH; i++) {
+    for (size_t i = 0; i < interface->n_addresses; i++) {
         char host[NET_ADDRESS_BYTES], address[NET_ADDRESS_BYTES];
         struct cluster_place place = {.prefix = interface->prefixes[i],
                                       .order = order_of(interface->kind)};
@@ -68,7 +66,6 @@ static void add_interface(const struct cluster_node *node, const struct net_inte
         snprintf(place.interface, sizeof place.interface, "%s", interface->name);
         place.pinned = pin != NULL && strcmp(interface->name, pin) == 0;
         add_place(places, &place);
-        n++;
     }
 }
 
