@@ -1,4 +1,5 @@
-/* net: the event loop; an HTTP/1.1 server, encrypted links between nodes, and multicast on it.
+/* net: the event loop; an HTTP/1.1 server, encrypted links between nodes, multicast, and what
+ * advertises services on it.
  *
  * A loop belongs to the thread that runs it, and so does all that is opened on it: every function
  * here is called from that thread only, and every callback runs on it, except net_loop_post and
@@ -346,6 +347,31 @@ void net_multicast_close(struct net_multicast *multicast); /* accepts NULL */
 size_t net_multicast_send(struct net_multicast *multicast, struct view datagram);
 /* Interfaces and groups that are joined now. */
 size_t net_multicast_joined(const struct net_multicast *multicast);
+
+/* ---- Advertising ----------------------------------------------------------------------------- */
+
+/* A service of this machine, told to the networks around it by the system's DNS-SD (Bonjour). Both
+ * calls are the loop's; the daemon is asked on another thread. told is called on the loop with what
+ * came of it, as a line that goes on after "the API": once a type, or once where it failed. */
+struct net_advertisement;
+
+struct net_service {
+    const char *name;         /* of at most 63 bytes, shown to people; another one is taken where a
+                               * machine nearby has the same */
+    const char *const *types; /* "_http._tcp", ...; NULL ends them; at most 4 */
+    const char *const *texts; /* "path=/v1", ...; NULL ends them; may be NULL */
+    unsigned port;
+};
+
+typedef void net_told(void *context, const char *line);
+
+/* STATUS_UNSUPPORTED where this build has no DNS-SD. service is copied. */
+enum status net_advertise_open(struct net_advertisement **out, struct net_loop *loop,
+                               const struct net_service *service, net_told *told, void *context,
+                               struct error *error);
+/* Withdraws it; told is not called any more. Waits for the daemon where it has not answered yet,
+ * which may take seconds; net_loop_settle frees what is left then. Accepts NULL. */
+void net_advertise_close(struct net_advertisement *advertisement);
 
 /* ---- HTTP server ----------------------------------------------------------------------------- */
 

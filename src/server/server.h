@@ -53,6 +53,7 @@ struct server_options {
     const char *origins[SERVER_MAX_ORIGINS]; /* whose pages may read answers, or "*" */
     size_t n_origins;
     const char *tls_certificate, *tls_key;
+    bool no_advertise; /* DNS-SD does not tell of the API where other machines can reach it */
     bool no_cluster;   /* also where this machine has the key of one */
     const char *cluster_listen; /* for other nodes, "0.0.0.0:4001"; NULL: the default */
     const char *peers[CLUSTER_MAX_PEER_OPTIONS]; /* HOST:PORT of nodes that no beacon reaches */
