@@ -44,11 +44,18 @@ LIBEVENT := $(if $(CROSS),-l:libevent_core-2.1.so.7,-levent_core)
 else
 LIBRARIES += libevent_core
 endif
+# DNS-SD is a part of macOS. Elsewhere Avahi's library serves, where it is installed.
+ifeq ($(shell uname -s),Darwin)
+DNS_SD := $(if $(CROSS),,-DCONSORT_DNS_SD)
+else ifneq ($(shell $(PKG_CONFIG) --exists avahi-compat-libdns_sd && echo there),)
+LIBRARIES += avahi-compat-libdns_sd
+DNS_SD := -DCONSORT_DNS_SD
+endif
 LIBRARY_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIBRARIES))
 LIBRARY_LIBS := $(shell $(PKG_CONFIG) --libs $(LIBRARIES)) $(LIBEVENT)
 
 WARNINGS := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror)
-CPPFLAGS += -Isrc -D_GNU_SOURCE -D_DARWIN_C_SOURCE $(LIBRARY_CFLAGS)
+CPPFLAGS += -Isrc -D_GNU_SOURCE -D_DARWIN_C_SOURCE $(DNS_SD) $(LIBRARY_CFLAGS)
 # Reports of sanitizers need lines, not variables: following those through their checks takes minutes.
 CFLAGS += -std=c11 $(if $(SANITIZE),-g1,-g) -pthread -ffp-contract=off $(WARNINGS) \
           $(if $(DEBUG),-O0,$(if $(SANITIZE),-O1,-O2)) \

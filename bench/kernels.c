@@ -5,9 +5,9 @@
  *
  * A line a format and instruction set: the relative difference to the scalar kernels, then for each
  * number of inputs GB/s of weights, its share of the read rate, and billions of products a second.
- * The same for one input where only the first half of each row is read, as a rank does that takes its
- * columns out of a whole file (apart). Where the CPU has a matrix unit, a line more: billions of products a second of the panels, and
- * their share of a bare loop of its products.
+ * The same for one input where only the first half of each row is read, as by a rank whose columns
+ * lie in a whole file (apart). Where the CPU has a matrix unit, a line more: billions of products a
+ * second of the panels, and their share of a bare loop of its products.
  */
 #include "quant/kernels.h"
 

@@ -190,7 +190,7 @@ void file_map_close(struct file_map *map); /* {0} allowed */
 
 /* Waits until a part of a mapping is in memory. */
 void file_map_bring(const uint8_t *data, size_t size);
-/* The whole pages of a part leave this process's memory; whoever looks at them brings them again. */
+/* The whole pages of a part leave this process's memory; a look at them brings them again. */
 void file_map_release(const uint8_t *data, size_t size);
 
 /* Reads a whole file, or standard input for "-", of at most limit_bytes. out grows. */

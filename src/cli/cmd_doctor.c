@@ -9,6 +9,8 @@
 
 #define SLOW_MBIT 1000
 #define SKEW_MS 5000
+#define MUCH_FASTER 1.25 /* a way that data does not take, though it is so much faster */
+#define SLOW_RATE 118e6  /* bytes a second: a link of 1 Gbit/s carries no more */
 #define LITTLE_DISK ((uint64_t)20 << 30)
 
 static struct {
@@ -166,6 +168,65 @@ static void check_nodes(struct findings *findings, const json_t *status)
     }
 }
 
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text != NULL ? text : "";
+}
+
+static const char *name_of(const json_t *status, const char *id)
+{
+    const json_t *node;
+    size_t i;
+    json_array_foreach(json_object_get(status, "nodes"), i, node)
+    {
+        if (strcmp(text_of(node, "id"), id) == 0)
+            return text_of(node, "name");
+    }
+    return id;
+}
+
+/* The ways between two nodes, that of data first. */
+static void check_link(struct findings *findings, const json_t *status, const json_t *link)
+{
+    const json_t *paths = json_object_get(link, "paths"), *path;
+    const json_t *taken = json_array_get(paths, 0), *fastest = taken;
+    const char *from = name_of(status, text_of(link, "from"));
+    const char *to = name_of(status, text_of(link, "to"));
+    double rate = json_number_value(json_object_get(link, "bandwidth")), best = rate;
+    size_t i;
+    json_array_foreach(paths, i, path)
+    {
+        double other = json_number_value(json_object_get(path, "bandwidth"));
+        if (other > best) {
+            best = other;
+            fastest = path;
+        }
+        if (strcmp(text_of(path, "state"), "dead") == 0)
+            find(findings, "note", "link", "%s does not reach %s at %s over %s", from, to,
+                 text_of(path, "address"), text_of(path, "interface"));
+    }
+    if (best > rate * MUCH_FASTER)
+        find(
+            findings, "note", "link",
+            "data between %s and %s goes over %s, as data-interface says, with %.0f MB/s; %s would "
+            "carry %.0f MB/s",
+            from, to, text_of(taken, "interface"), rate / 1e6, text_of(fastest, "interface"),
+            best / 1e6);
+    find(findings, rate > 0 && rate <= SLOW_RATE ? "note" : "ok", "link",
+         "%s to %s: %.0f MB/s, %.0f us%s", from, to, rate / 1e6,
+         json_number_value(json_object_get(link, "latency_us")),
+         rate > 0 && rate <= SLOW_RATE ? ": good for pipelines at best" : "");
+}
+
+static void check_links(struct findings *findings, const json_t *status)
+{
+    const json_t *link;
+    size_t i;
+    json_array_foreach(json_object_get(status, "links"), i, link)
+        check_link(findings, status, link);
+}
+
 static void check_cluster(struct findings *findings)
 {
     struct cluster_key key;
@@ -189,9 +250,10 @@ static void check_cluster(struct findings *findings)
              "start one with consort up");
         return;
     }
-    if (cli_remote_ask(&server, "/consort/cluster", NULL, &status, &error) == STATUS_OK)
+    if (cli_remote_ask(&server, "/consort/cluster", NULL, &status, &error) == STATUS_OK) {
         check_nodes(findings, status);
-    else
+        check_links(findings, status);
+    } else
         find(findings, "problem", "cluster", "%s", error.text);
     json_decref(status);
     server_presence_free(&server);

@@ -123,16 +123,46 @@ static void print_transfers(const json_t *status)
     }
 }
 
+static void print_rate(const json_t *measured)
+{
+    double rate = number_of(measured, "bandwidth");
+    cli_printf("  %7.0f us  %7.*f %s/s", number_of(measured, "latency_us"), rate < 1e9 ? 1 : 2,
+               rate < 1e9 ? rate / 1e6 : rate / 1e9, rate < 1e9 ? "MB" : "GB");
+}
+
+/* Of two nodes that have several, or where the one for data does not work. */
+static void print_path(const json_t *path, bool first)
+{
+    const char *interface = text_of(path, "interface"), *state = text_of(path, "state");
+    cli_printf("  %-4s %-10s > %-20s", first ? "data" : "", interface[0] != '\0' ? interface : "-",
+               text_of(path, "address"));
+    if (strcmp(state, "good") == 0)
+        print_rate(path);
+    else
+        cli_printf("  %s", strcmp(state, "dead") == 0 ? "does not work" : "not measured yet");
+    cli_printf("\n");
+}
+
 static void print_links(const json_t *status)
 {
-    const json_t *links = json_object_get(status, "links"), *link;
-    size_t i;
+    const json_t *links = json_object_get(status, "links"), *link, *path;
+    size_t i, k;
     if (json_array_size(links) > 0)
-        cli_printf("\n%-16s  %-16s  %10s  %12s\n", "LINK FROM", "TO", "ONE WAY", "RATE");
+        cli_printf("\n%-16s  %-16s  %10s  %12s  %s\n", "LINK FROM", "TO", "ONE WAY", "RATE",
+                   "OVER");
     json_array_foreach(links, i, link)
-        cli_printf("%-16s  %-16s  %7.0f us  %7.2f GB/s\n", name_of(status, text_of(link, "from")),
-                   name_of(status, text_of(link, "to")), number_of(link, "latency_us"),
-                   number_of(link, "bandwidth") / 1e9);
+    {
+        const json_t *paths = json_object_get(link, "paths");
+        cli_printf("%-16s  %-16s", name_of(status, text_of(link, "from")),
+                   name_of(status, text_of(link, "to")));
+        print_rate(link);
+        cli_printf("  %s\n", text_of(link, "interface"));
+        json_array_foreach(paths, k, path)
+        {
+            if (json_array_size(paths) > 1 || strcmp(text_of(path, "state"), "dead") == 0)
+                print_path(path, k == 0);
+        }
+    }
 }
 
 static void print_problems(const json_t *status)

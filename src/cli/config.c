@@ -49,11 +49,19 @@ static bool take_option(const struct cli_option *option, const struct yaml_node 
     return true;
 }
 
+/* data_interface is data-interface. */
+static bool is_name(const char *option, const char *key)
+{
+    while (*option != '\0' && (*option == *key || (*option == '-' && *key == '_')))
+        option++, key++;
+    return *option == *key;
+}
+
 static const struct cli_option *find_option(const struct cli_command *command, const char *name)
 {
     for (size_t g = 0; g < CLI_MAX_GROUPS && command->groups[g] != NULL; g++)
         for (size_t i = 0; i < command->groups[g]->n_options; i++)
-            if (strcmp(command->groups[g]->options[i].name, name) == 0)
+            if (is_name(command->groups[g]->options[i].name, name))
                 return &command->groups[g]->options[i];
     return NULL;
 }

@@ -73,8 +73,9 @@ struct cluster_node_options {
     const char *peers[CLUSTER_MAX_PEER_OPTIONS]; /* HOST:PORT of nodes, beside those that beacons
                                                     find */
     size_t n_peers;
-    const char *name; /* NULL: the machine's */
-    bool quiet;       /* no beacons */
+    const char *name;           /* NULL: the machine's */
+    const char *data_interface; /* that data goes over; NULL: the one that measures best */
+    bool quiet;                 /* no beacons */
     uint64_t memory_limit_bytes;
     struct model_options model; /* of ranks: n_threads, kv_format, n_cache */
     struct scheduler_options scheduler;
@@ -134,8 +135,9 @@ enum status cluster_node_submit(struct cluster_node *node, const struct cluster_
 void cluster_node_cancel(struct cluster_node *node, uint64_t id);
 
 /* Which replica is to answer the request; see cluster_core_replica. */
-enum cluster_way cluster_node_way(struct cluster_node *node, const char *sha,
-                                  const struct generation_request *request, struct cluster_id *out);
+enum cluster_route cluster_node_route(struct cluster_node *node, const char *sha,
+                                      const struct generation_request *request,
+                                      struct cluster_id *out);
 /* As cluster_node_submit, to that node's replica first. */
 enum status cluster_node_submit_to(struct cluster_node *node, struct cluster_id to,
                                    const struct cluster_model *model,

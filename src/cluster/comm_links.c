@@ -81,6 +81,23 @@ void comm_mesh_abort(struct comm_mesh *mesh)
     pthread_mutex_unlock(&mesh->mutex);
 }
 
+void comm_mesh_place_gone(struct comm_mesh *mesh, bool own, const char *address)
+{
+    bool gone = false;
+    pthread_mutex_lock(&mesh->mutex);
+    for (uint32_t i = 0; i < mesh->comm.n_ranks; i++) {
+        char local[NET_ADDRESS_BYTES];
+        const struct net_wire *wire = mesh->wires[i];
+        if (wire == NULL)
+            continue;
+        net_wire_local(wire, local);
+        gone = gone || net_address_same(own ? local : net_wire_peer(wire), address);
+    }
+    pthread_mutex_unlock(&mesh->mutex);
+    if (gone)
+        comm_mesh_abort(mesh);
+}
+
 static enum status given_up(struct error *error)
 {
     return error_set(error, STATUS_LOST, "connecting the ranks of the instance was given up");
@@ -105,32 +122,6 @@ enum status comm_mesh_add(struct comm_mesh *mesh, uint32_t rank, struct net_wire
     pthread_mutex_unlock(&mesh->mutex);
     if (status != STATUS_OK)
         net_wire_close(wire);
-    return status;
-}
-
-static bool is_aborted(struct comm_mesh *mesh)
-{
-    pthread_mutex_lock(&mesh->mutex);
-    bool aborted = mesh->aborted;
-    pthread_mutex_unlock(&mesh->mutex);
-    return aborted;
-}
-
-enum status comm_mesh_connect(struct comm_mesh *mesh, uint32_t rank,
-                              const struct net_address *addresses, size_t n_addresses,
-                              const struct net_link_key *key,
-                              const struct net_wire_options *options, struct error *error)
-{
-    enum status status =
-        error_set(error, STATUS_LOST, "there is no address to reach rank %u at", rank);
-    for (size_t i = 0; i < n_addresses; i++) {
-        struct net_wire *wire;
-        if (is_aborted(mesh))
-            return given_up(error);
-        status = net_wire_connect(&wire, addresses[i].text, key, options, NULL, NULL, error);
-        if (status == STATUS_OK)
-            return comm_mesh_add(mesh, rank, wire, error);
-    }
     return status;
 }
 

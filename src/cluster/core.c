@@ -97,41 +97,24 @@ static const struct {
     const char *type;
     message_handler *handle;
 } handlers[] = {
-    {"beat", on_beat},
-    {"tokens", on_tokens},
-    {"facts", on_facts},
-    {"work", on_work},
-    {"bye", on_bye},
-    {"state", on_state},
-    {"state_digest", on_state_digest},
-    {"submit", on_submit},
-    {"cancel", on_cancel},
-    {"still", on_still},
-    {"end", on_end},
-    {"gone", on_gone},
-    {"elsewhere", on_elsewhere},
-    {"reserve", on_reserve},
-    {"granted", on_granted},
-    {"refused", on_refused},
-    {"commit", on_commit},
-    {"prepared", on_prepared},
-    {"progress", on_progress},
-    {"open", on_open},
-    {"opened", on_opened},
-    {"failed", on_failed},
-    {"release", on_release},
-    {"own", on_own},
-    {"make_room", on_make_room},
-    {"unload", on_unload},
-    {"holds", on_holds},
-    {"have", on_have},
-    {"copy", on_copy},
-    {"forget", on_forget},
-    {"replicas", on_replicas},
-    {"ask", on_ask},
-    {"answer", on_answer},
-    {"usage", on_usage},
-    {"usage_heard", on_usage_heard},
+    {"beat", on_beat},         {"tokens", on_tokens},
+    {"facts", on_facts},       {"work", on_work},
+    {"bye", on_bye},           {"measure", on_measure},
+    {"state", on_state},       {"state_digest", on_state_digest},
+    {"submit", on_submit},     {"cancel", on_cancel},
+    {"still", on_still},       {"end", on_end},
+    {"gone", on_gone},         {"elsewhere", on_elsewhere},
+    {"reserve", on_reserve},   {"granted", on_granted},
+    {"refused", on_refused},   {"commit", on_commit},
+    {"prepared", on_prepared}, {"progress", on_progress},
+    {"open", on_open},         {"opened", on_opened},
+    {"failed", on_failed},     {"release", on_release},
+    {"own", on_own},           {"make_room", on_make_room},
+    {"unload", on_unload},     {"holds", on_holds},
+    {"have", on_have},         {"copy", on_copy},
+    {"forget", on_forget},     {"replicas", on_replicas},
+    {"ask", on_ask},           {"answer", on_answer},
+    {"usage", on_usage},       {"usage_heard", on_usage_heard},
 };
 
 /* False: the message is not what it should be, and fault says why. */
@@ -227,6 +210,8 @@ enum status cluster_core_open(struct cluster_core **out, const struct cluster_en
     own->open_ms = options->open_ms != 0 ? options->open_ms : CLUSTER_OPEN_MS;
     own->hung_ms = options->hung_ms != 0 ? options->hung_ms : CLUSTER_HUNG_MS;
     text_copy(core->own_address, sizeof core->own_address, options->address);
+    text_copy(core->data_interface, sizeof core->data_interface,
+              options->data_interface != NULL ? options->data_interface : "");
     struct node *self = &core->nodes[0];
     self->state = NODE_SELF;
     self->id = options->id;
@@ -235,6 +220,7 @@ enum status cluster_core_open(struct cluster_core **out, const struct cluster_en
     own->name = self->name;
     own->address = core->own_address;
     own->saved = NULL;
+    own->data_interface = core->data_interface;
     core->keys[0] = options->key;
     core->n_keys = 1;
     core_begin(core);
@@ -261,6 +247,7 @@ void cluster_core_close(struct cluster_core *core)
     NODE_EACH(core, node)
     {
         json_decref(node->work);
+        json_decref(node->told_links);
         json_decref(node->outbox);
     }
     for (size_t i = 0; i < CLUSTER_MAX_INSTANCES; i++) {
@@ -322,7 +309,15 @@ void cluster_core_set_facts(struct cluster_core *core, const struct cluster_fact
 {
     core_begin(core);
     struct node *self = &core->nodes[0];
+    const struct cluster_places before = self->facts.places;
     self->facts = *facts;
+    self->facts.places.n = MIN(facts->places.n, CLUSTER_MAX_PLACES);
+    if (!paths_same_places(&before, &self->facts.places)) {
+        paths_gone(core, self->id, &before, &self->facts.places);
+        for (struct node *node = core->nodes + 1; node < core->nodes + CLUSTER_MAX_NODES; node++)
+            if (node->state != NODE_NONE)
+                paths_renew(core, node);
+    }
     self->facts.n_models = MIN(facts->n_models, CLUSTER_MAX_MODELS);
     text_copy(self->facts.version, sizeof self->facts.version, facts->version);
     self->facts.n_objects = MIN(facts->n_objects, CLUSTER_MAX_OBJECTS);

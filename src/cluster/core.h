@@ -20,10 +20,11 @@
  * each other in chunks: a model ("SHA") or a slice of one ("SHA/SLICE").
  *
  * The messages are drawn at the top of the files that read them: core_members.c (hello, beat,
- * facts, bye), core_state.c (state_...), core_worker.c (reserve ... failed), core_instance.c (own,
- * make_room, unload), core_work.c (work), core_request.c (submit ... end), core_fetch.c (holds,
- * have), core_copies.c (copy), core_disk.c (forget), core_limits.c (usage, usage_heard),
- * core_ask.c (ask, answer), core_replica.c (replicas).
+ * facts, bye), core_paths.c (measure, and paths in facts), core_state.c (state_...), core_worker.c
+ * (reserve ... failed), core_instance.c (own, make_room, unload), core_work.c (work),
+ * core_request.c (submit ... end), core_fetch.c (holds, have), core_copies.c (copy), core_disk.c
+ * (forget), core_limits.c (usage, usage_heard), core_ask.c (ask, answer), core_replica.c
+ * (replicas).
  */
 #ifndef CONSORT_CLUSTER_CORE_H
 #define CONSORT_CLUSTER_CORE_H
@@ -38,6 +39,8 @@
 
 #define CLUSTER_MAX_NODES 16    /* with this one; the links are a full mesh */
 #define CLUSTER_MAX_ADDRESSES 4 /* of a node */
+#define CLUSTER_MAX_PLACES 16   /* addresses of its interfaces that a node tells */
+#define CLUSTER_MAX_PATHS 6     /* between two nodes, that are measured */
 #define CLUSTER_MAX_PEERS 32    /* addresses to try whose node is not known yet */
 #define CLUSTER_MAX_REFUSED 32  /* nodes that cannot take part, with the reason */
 #define CLUSTER_MAX_KEYS 4      /* cluster keys at a time, while they change */
@@ -62,6 +65,7 @@
 #define CLUSTER_NAME_BYTES 64
 #define CLUSTER_VERSION_BYTES 32
 #define CLUSTER_ADDRESS_BYTES 128
+#define CLUSTER_INTERFACE_BYTES 32
 #define CLUSTER_REASON_BYTES 256
 #define CLUSTER_OBJECT_BYTES 192
 #define CLUSTER_KEY_ID_BYTES 33
@@ -112,6 +116,27 @@ struct cluster_object {
     uint64_t used_s; /* since 1970, last; of this node's own */
 };
 
+/* An address at which a node takes links, and the network around it. */
+struct cluster_place {
+    char interface[CLUSTER_INTERFACE_BYTES];
+    char address[CLUSTER_ADDRESS_BYTES]; /* numeric, with the port, without the interface */
+    uint32_t prefix; /* bits of the address that all addresses of its network share */
+    uint32_t order;  /* the kind of interface that is expected to be faster has a lower one */
+    bool pinned;     /* data is to go over this interface */
+};
+
+struct cluster_places {
+    uint32_t n;
+    struct cluster_place at[CLUSTER_MAX_PLACES];
+};
+
+/* One of the ways from this node to another. */
+struct cluster_way {
+    char interface[CLUSTER_INTERFACE_BYTES]; /* of this node; "": as the system decides */
+    char from[CLUSTER_ADDRESS_BYTES];        /* this node's address, without port; "": as above */
+    char address[CLUSTER_ADDRESS_BYTES];     /* to dial */
+};
+
 /* What a node tells of itself. The core adds reservations, instances and transfers. */
 struct cluster_facts {
     char version[CLUSTER_VERSION_BYTES]; /* of the program; "": not told */
@@ -127,6 +152,7 @@ struct cluster_facts {
     struct cluster_model models[CLUSTER_MAX_MODELS]; /* held whole */
     uint32_t n_objects;
     struct cluster_object objects[CLUSTER_MAX_OBJECTS]; /* slices held whole */
+    struct cluster_places places;
 };
 
 /* A cluster key. The glue makes TLS keys of the secret and announces the id. */
@@ -181,14 +207,13 @@ struct cluster_plan {
 
 /* ---- Local work ------------------------------------------------------------------------------ */
 
-/* Opens this node's rank of an instance. Addresses are those of the control links. */
+/* Opens this node's rank of an instance. */
 struct cluster_open {
     uint64_t instance;
     uint32_t epoch;
     const struct cluster_model *model;
     uint32_t rank, owner, n_members;
     struct cluster_id nodes[CLUSTER_MAX_NODES];
-    const char *addresses[CLUSTER_MAX_NODES]; /* NULL: this node, or not known */
     const char *object;
     uint64_t bytes;
     const json_t *spec;
@@ -205,6 +230,12 @@ struct cluster_work {
     const json_t *payload;
     const int32_t *tokens;
     size_t n_tokens;
+};
+
+enum cluster_measure_result {
+    CLUSTER_MEASURED,
+    CLUSTER_MEASURE_FAILED, /* no connection that way, or it broke */
+    CLUSTER_MEASURE_BUSY,   /* one of the two nodes is measuring already */
 };
 
 enum cluster_fetch_result {
@@ -234,8 +265,11 @@ struct cluster_env {
     /* An entry of the desired state changed; NULL: it is gone. (optional) */
     void (*changed)(void *context, const char *key, const json_t *value);
 
-    /* Measures the path to a node; ends in cluster_core_measured. (optional) */
-    void (*measure)(void *context, struct cluster_id node, const char *address);
+    /* Measures a way to a node; ends in cluster_core_measured. One at a time. (optional) */
+    void (*measure)(void *context, struct cluster_id node, const struct cluster_way *way);
+    /* A node (or this one) has no longer that address: connections from or to it are dead, though
+     * the system may not notice for long. (optional) */
+    void (*place_gone)(void *context, struct cluster_id node, const char *address);
 
     /* Plans one instance; fills *out or says why not, with the numbers; then *out does not count.
      * STATUS_MEMORY: it does not fit now; idle instances may be closed for it. STATUS_LIMIT: it
@@ -298,7 +332,8 @@ struct cluster_options {
     struct cluster_key key; /* where none is saved */
     const json_t *saved;    /* what env->save got last; NULL: nothing */
     uint32_t grant_ms, prepare_ms, open_ms, hung_ms; /* 0: the defaults */
-    uint32_t idle_ms; /* instances that nobody asked to keep are closed after; 0: never */
+    const char *data_interface; /* that data is pinned to, for the status; NULL: none */
+    uint32_t idle_ms;           /* instances that nobody asked to keep are closed after; 0: never */
 };
 
 /* Copies env and options. A saved state that cannot be read is an error. */
@@ -340,8 +375,22 @@ void cluster_core_connect_failed(struct cluster_core *core, const char *address,
 /* Bad ones end the link. */
 void cluster_core_message(struct cluster_core *core, uint32_t link, const json_t *message);
 
-void cluster_core_measured(struct cluster_core *core, struct cluster_id node, double latency_us,
-                           double bandwidth, const char *interface);
+/* interface: of this node, that the way went over, as far as it is known. Numbers count only with
+ * CLUSTER_MEASURED. */
+void cluster_core_measured(struct cluster_core *core, struct cluster_id node,
+                           const struct cluster_way *way, enum cluster_measure_result result,
+                           double latency_us, double bandwidth, const char *interface);
+
+/* The ways to a node for data, the best first: by what was measured, after those over an interface
+ * that either node is pinned to. Where one cannot be used, the next one may be. Returns how many
+ * there are; 0 where nothing but the control link's address is known. Functions of the environment
+ * may ask this. */
+size_t cluster_core_ways(const struct cluster_core *core, struct cluster_id node,
+                         struct cluster_way out[CLUSTER_MAX_PATHS]);
+/* A connection that way did not come about, which another way did: it comes last now, until it is
+ * measured again. */
+void cluster_core_way_failed(struct cluster_core *core, struct cluster_id node,
+                             const struct cluster_way *way);
 
 /* ---- Results of local work ------------------------------------------------------------------- */
 
@@ -403,13 +452,13 @@ void cluster_core_set_replicas(struct cluster_core *core, const struct cluster_r
 uint32_t cluster_core_prefixes(const struct cluster_core *core, const char *sha,
                                const int32_t *tokens, size_t n_tokens,
                                uint64_t out[CLUSTER_PREFIX_LEVELS]);
-enum cluster_way { CLUSTER_NOWHERE, CLUSTER_HERE, CLUSTER_THERE };
+enum cluster_route { CLUSTER_NOWHERE, CLUSTER_HERE, CLUSTER_THERE };
 
 /* Where a prompt of n_tokens is to be answered, given what stands for its beginnings; it counts as
  * sent there. CLUSTER_THERE: by the replica of *out; CLUSTER_NOWHERE: no node has one. */
-enum cluster_way cluster_core_replica(struct cluster_core *core, const char *sha,
-                                      const uint64_t *prefixes, uint32_t n, size_t n_tokens,
-                                      struct cluster_id *out);
+enum cluster_route cluster_core_replica(struct cluster_core *core, const char *sha,
+                                        const uint64_t *prefixes, uint32_t n, size_t n_tokens,
+                                        struct cluster_id *out);
 /* Of a prompt that another node sent to the replica here. */
 void cluster_core_note_prefixes(struct cluster_core *core, const char *sha,
                                 const uint64_t *prefixes, uint32_t n);

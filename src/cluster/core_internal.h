@@ -24,17 +24,20 @@
 #define REFUSED_MS 300000  /* nodes that could not take part are shown for so long */
 #define MEASURE_FIRST_MS 1000
 #define MEASURE_AGAIN_MS 600000
-#define SKEW_MS 5000          /* clocks that differ by more are a problem to show */
-#define STATE_ASK_MS 400      /* between comparisons with one node */
-#define PLAN_TRIES 5          /* that fail, of one instance, before it gives up */
-#define PLAN_WAIT_MS 400      /* before the next one, up to twice that */
-#define LIMIT_MS 3000         /* a refused number is believed for so long */
-#define SUSPECT_MS 60000      /* a hung rank's node is left out for so long */
-#define RESERVE_MS 15000      /* for all grants of a plan */
-#define FAILED_MS 30000       /* a failed instance is shown, and not tried again by itself */
-#define FAILED_FRESH_MS 2000  /* requests get its reason for so long, later ones try again */
-#define FORGOTTEN_MS 5000     /* a slice whose owner does not know it is closed after */
-#define IDLE_FOR_ROOM_MS 1000 /* an instance without work for so long may make room */
+#define MEASURE_BUSY_MS 1000   /* before another attempt, half of it more or less */
+#define MEASURE_STUCK_MS 45000 /* nothing is heard of a measurement */
+#define MEASURE_LEAST_MS 5000  /* between two rounds that the other side asks for */
+#define SKEW_MS 5000           /* clocks that differ by more are a problem to show */
+#define STATE_ASK_MS 400       /* between comparisons with one node */
+#define PLAN_TRIES 5           /* that fail, of one instance, before it gives up */
+#define PLAN_WAIT_MS 400       /* before the next one, up to twice that */
+#define LIMIT_MS 3000          /* a refused number is believed for so long */
+#define SUSPECT_MS 60000       /* a hung rank's node is left out for so long */
+#define RESERVE_MS 15000       /* for all grants of a plan */
+#define FAILED_MS 30000        /* a failed instance is shown, and not tried again by itself */
+#define FAILED_FRESH_MS 2000   /* requests get its reason for so long, later ones try again */
+#define FORGOTTEN_MS 5000      /* a slice whose owner does not know it is closed after */
+#define IDLE_FOR_ROOM_MS 1000  /* an instance without work for so long may make room */
 #define ROUTE_RETRY_MS 250
 #define ROUTE_GIVE_UP_MS 30000 /* without a node that could own the model */
 #define ROUTE_FAILURES 20      /* of a request without one token between them */
@@ -93,7 +96,22 @@ struct told_grant {
 struct told_link {
     struct cluster_id node;
     double latency_us, bandwidth;
-    char interface[32];
+    char interface[CLUSTER_INTERFACE_BYTES];
+};
+
+enum path_state { PATH_UNKNOWN, PATH_GOOD, PATH_DEAD };
+
+/* A way to a node, and what is known of it. */
+struct path {
+    struct cluster_way way;
+    char interface[CLUSTER_INTERFACE_BYTES];      /* of this node; "": not known */
+    char peer_interface[CLUSTER_INTERFACE_BYTES]; /* of the other one */
+    uint32_t order;                               /* as of places: the slower one of both */
+    uint32_t strayed; /* of both nodes, those that want it to be over another interface */
+    enum path_state state;
+    bool control; /* the control link goes there: it works */
+    bool due;     /* to be measured */
+    double latency_us, bandwidth;
 };
 
 /* A model that a node's server has open by itself. */
@@ -107,9 +125,10 @@ struct node {
     enum node_state state;
     struct cluster_id id;
     char name[CLUSTER_NAME_BYTES];
-    uint32_t n_addresses, address; /* the one to try next */
+    uint32_t n_addresses;
     char addresses[CLUSTER_MAX_ADDRESSES][CLUSTER_ADDRESS_BYTES];
-    char reason[CLUSTER_REASON_BYTES]; /* why it is down */
+    char dialled[CLUSTER_ADDRESS_BYTES]; /* last */
+    char reason[CLUSTER_REASON_BYTES];   /* why it is down */
 
     uint32_t link;
     bool outgoing;
@@ -130,6 +149,10 @@ struct node {
     char keys[CLUSTER_MAX_KEYS][CLUSTER_KEY_ID_BYTES];
     uint32_t n_links;
     struct told_link links[CLUSTER_MAX_NODES];
+    json_t *told_links; /* with their paths, as they came, for the status */
+    uint32_t n_paths;   /* between this node and the other one */
+    struct path paths[CLUSTER_MAX_PATHS];
+    uint64_t round_ms; /* they were measured last */
     uint32_t n_instances;
     struct told_instance instances[CLUSTER_MAX_INSTANCES];
     uint32_t n_grants;
@@ -320,6 +343,10 @@ struct cluster_core {
     struct cluster_env env;
     struct cluster_options options;
     char own_address[CLUSTER_ADDRESS_BYTES];
+    char data_interface[CLUSTER_INTERFACE_BYTES]; /* "": none is pinned */
+    struct cluster_id measured_node;              /* whose path is being measured; or none */
+    struct cluster_way measured_way;
+    uint64_t measure_begun_ms;
     uint64_t now_ms;                      /* read once a call */
     struct node nodes[CLUSTER_MAX_NODES]; /* [0]: this one */
     struct peer peers[CLUSTER_MAX_PEERS];
@@ -386,6 +413,24 @@ struct node *members_add(struct cluster_core *core, struct cluster_id id, const 
                          const char *address);
 const struct told_link *members_link(const struct node *a, const struct node *b);
 message_handler on_beat, on_facts, on_bye;
+
+/* ---- core_paths.c ---------------------------------------------------------------------------- */
+
+/* The places of one of both changed, or the link between them. */
+void paths_renew(struct cluster_core *core, struct node *node);
+void paths_again(struct cluster_core *core, struct node *node); /* measured soon */
+/* Places that were there and are not any more. */
+void paths_gone(struct cluster_core *core, struct cluster_id node,
+                const struct cluster_places *before, const struct cluster_places *now);
+bool paths_same_places(const struct cluster_places *a, const struct cluster_places *b);
+void paths_tick(struct cluster_core *core);
+/* Indexes of paths, the one for data first. */
+void paths_order(const struct path *paths, uint32_t n, uint32_t order[CLUSTER_MAX_PATHS]);
+json_t *paths_links(const struct cluster_core *core); /* "links" of facts */
+void paths_read(struct cluster_core *core, struct node *from, struct message *message);
+json_t *paths_places(const struct cluster_places *places); /* "places" of facts */
+void paths_read_places(struct message *message, struct cluster_places *places);
+message_handler on_measure;
 
 /* ---- core_work.c: what is told of instances and reservations --------------------------------- */
 

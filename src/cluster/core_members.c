@@ -7,7 +7,7 @@
  *           steps: [[instance, epoch, steps, waiting]]}       of ranks that are open
  *   facts  {version, limit, other, disk, bandwidth, flops, threads, own,   when they changed
  *           keys: [id], models: [[sha, name, size]], objects: [[id, size]],
- *           links: [[node, latency, bandwidth, interface]], nodes: [[id, name, [address]]]}
+ *           nodes: [[id, name, [address]]], places, links}          (core_paths.c)
  *
  * Identities are 32 hexadecimal digits; times are milliseconds, sizes bytes, latencies
  * microseconds.
@@ -80,7 +80,6 @@ static void add_address(struct node *node, const char *address)
     }
     memmove(node->addresses + 1, node->addresses, at * sizeof node->addresses[0]);
     text_copy(node->addresses[0], sizeof node->addresses[0], address);
-    node->address = 0;
 }
 
 static bool was_removed(const struct cluster_core *core, struct cluster_id id)
@@ -126,6 +125,7 @@ static void forget(struct cluster_core *core, struct node *node)
     json_decref(node->work);
     json_decref(node->outbox);
     limits_node_gone(core, node);
+    json_decref(node->told_links);
     memset(node, 0, sizeof *node);
     core->facts_dirty = core->saved_dirty = true;
 }
@@ -313,13 +313,14 @@ static void link_take(struct cluster_core *core, struct node *node, uint32_t lin
     node->incarnation = greeting->incarnation;
     text_copy(node->name, sizeof node->name, greeting->name);
     node->heard_ms = node->up_ms = core->now_ms;
-    node->measure_ms = core->now_ms + core_jitter(core, MEASURE_FIRST_MS);
     node->asked_ms = 0;
     node->failures = 0;
     node->reason[0] = 0;
     node->skew_ms = 0;
     node->digest = state_digest(&core->state);
     core->removed_reason[0] = 0;
+    paths_renew(core, node);
+    paths_again(core, node);
     core_log(core, "%s is up", node->name);
     core->facts_dirty = core->work_dirty = core->saved_dirty = true;
     instances_node_up(core);
@@ -462,15 +463,36 @@ void cluster_core_refused(struct cluster_core *core, const char *address, const 
     note_refused(core, address, name, reason);
 }
 
+/* A way of data that goes elsewhere than the node's addresses, the turn-th of them; NULL: none. */
+static const char *other_address(const struct node *node, uint32_t turn)
+{
+    const char *others[CLUSTER_MAX_PATHS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < node->n_paths; i++) {
+        const char *address = node->paths[i].way.address;
+        bool known = false;
+        for (uint32_t k = 0; k < node->n_addresses; k++)
+            known = known || strcmp(node->addresses[k], address) == 0;
+        if (!known)
+            others[n++] = address;
+    }
+    return n > 0 ? others[turn % n] : NULL;
+}
+
+/* All addresses of the node, and then one more by which it may be there when they are not; with one
+ * key after the other. */
 static void dial(struct cluster_core *core, struct node *node)
 {
-    if (node->n_addresses == 0)
+    bool others = other_address(node, 0) != NULL;
+    uint32_t n = node->n_addresses + others;
+    if (n == 0)
         return;
-    node->address = node->failures % node->n_addresses;
+    uint32_t at = node->failures % n, turn = node->failures / n;
+    text_copy(node->dialled, sizeof node->dialled,
+              at < node->n_addresses ? node->addresses[at] : other_address(node, turn));
     node->state = NODE_DIALLING;
     node->dial_ms = core->now_ms + DIAL_TIMEOUT_MS;
-    core->env.connect(core->env.context, node->addresses[node->address],
-                      keys_for(core, node, node->failures / node->n_addresses));
+    core->env.connect(core->env.context, node->dialled, keys_for(core, node, turn));
 }
 
 static void dial_failed(struct cluster_core *core, struct node *node, const char *reason)
@@ -494,7 +516,7 @@ void cluster_core_connect_failed(struct cluster_core *core, const char *address,
 {
     core_begin(core);
     NODE_EACH(core, node)
-    if (node->state == NODE_DIALLING && strcmp(node->addresses[node->address], address) == 0)
+    if (node->state == NODE_DIALLING && strcmp(node->dialled, address) == 0)
         dial_failed(core, node, reason);
     struct peer *peer = find_peer(core, address);
     if (peer != NULL && peer->dialling)
@@ -532,13 +554,8 @@ void members_tick(struct cluster_core *core)
             dial_failed(core, node, "no answer");
         else if (node->state == NODE_DOWN && core->now_ms >= node->dial_ms && !core->removed)
             dial(core, node);
-        if (node->state == NODE_UP && core->now_ms >= node->measure_ms) {
-            node->measure_ms = core->now_ms + core_jitter(core, MEASURE_AGAIN_MS);
-            bool lower = cluster_id_compare(core->nodes[0].id, node->id) < 0;
-            if (lower && core->env.measure != NULL)
-                core->env.measure(core->env.context, node->id, node->addresses[0]);
-        }
     }
+    paths_tick(core);
     if (!core->removed)
         dial_peers(core);
 }
@@ -611,17 +628,6 @@ static json_t *told_nodes(struct cluster_core *core)
     return list;
 }
 
-static json_t *told_links(const struct node *self)
-{
-    json_t *list = json_array();
-    for (uint32_t i = 0; i < self->n_links; i++) {
-        const struct told_link *link = &self->links[i];
-        json_array_append_new(list, json_pack("[o, f, f, s]", json_id(link->node), link->latency_us,
-                                              link->bandwidth, link->interface));
-    }
-    return list;
-}
-
 static json_t *facts_message(struct cluster_core *core)
 {
     const struct cluster_facts *facts = &core->nodes[0].facts;
@@ -633,14 +639,14 @@ static json_t *facts_message(struct cluster_core *core)
     for (uint32_t i = 0; i < facts->n_objects; i++)
         json_array_append_new(objects, json_pack("[s, o]", facts->objects[i].id,
                                                  json_u64(facts->objects[i].size_bytes)));
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:f, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o}",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:f, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o}",
                      "type", "facts", "version", facts->version, "limit",
                      json_u64(facts->memory_limit_bytes), "other",
                      json_u64(facts->memory_other_bytes), "disk", json_u64(disk_offered(core)),
                      "bandwidth", facts->read_bandwidth, "flops", facts->flops, "threads",
                      (int)MIN(facts->n_threads, INT16_MAX), "own", (int)facts->can_own, "keys",
-                     keys, "models", models, "objects", objects, "links",
-                     told_links(&core->nodes[0]), "nodes", told_nodes(core));
+                     keys, "models", models, "objects", objects, "links", paths_links(core),
+                     "nodes", told_nodes(core), "places", paths_places(&facts->places));
 }
 
 void members_tell(struct cluster_core *core)
@@ -680,22 +686,6 @@ static void read_held(struct message *message, struct cluster_facts *facts)
     facts->n_objects = (uint32_t)n_objects;
 }
 
-static void read_links(struct message *message, struct node *node)
-{
-    size_t n;
-    const json_t *list = message_list(message, "links", CLUSTER_MAX_NODES, &n);
-    for (size_t i = 0; i < n; i++) {
-        struct message item = message_item(list, i);
-        struct told_link *link = &node->links[i];
-        link->node = item_id(&item, 0);
-        link->latency_us = item_real(&item, 1);
-        link->bandwidth = item_real(&item, 2);
-        item_text(&item, 3, link->interface, sizeof link->interface);
-        message_take(message, &item);
-    }
-    node->n_links = message->failed ? 0 : (uint32_t)n;
-}
-
 /* Nodes that the other one knows. */
 static void read_nodes(struct cluster_core *core, struct message *message)
 {
@@ -724,6 +714,7 @@ static void read_nodes(struct cluster_core *core, struct message *message)
 void on_facts(struct cluster_core *core, struct node *from, struct message *message)
 {
     struct cluster_facts *facts = &from->facts;
+    const struct cluster_places before = facts->places;
     double load = facts->load;
     memset(facts, 0, sizeof *facts);
     facts->load = load;
@@ -744,32 +735,17 @@ void on_facts(struct cluster_core *core, struct node *from, struct message *mess
         item_text(&list, i, from->keys[i], sizeof from->keys[i]);
     message_take(message, &list);
     from->n_keys = message->failed ? 0 : (uint32_t)n_keys;
-    read_links(message, from);
+    paths_read_places(message, &facts->places);
+    paths_read(core, from, message);
     read_nodes(core, message);
     from->has_facts = !message->failed;
-    if (!message->failed)
-        fetch_node_told(core, from);
-}
-
-/* ---- Measured paths -------------------------------------------------------------------------- */
-
-void cluster_core_measured(struct cluster_core *core, struct cluster_id node, double latency_us,
-                           double bandwidth, const char *interface)
-{
-    core_begin(core);
-    struct node *self = &core->nodes[0];
-    uint32_t at = 0;
-    while (at < self->n_links && !cluster_id_equal(self->links[at].node, node))
-        at++;
-    if (at == CLUSTER_MAX_NODES) /* those of nodes that are gone make room */
-        at = (uint32_t)(core_random(core) % CLUSTER_MAX_NODES);
-    else
-        self->n_links = MAX(self->n_links, at + 1);
-    struct told_link *link = &self->links[at];
-    *link = (struct told_link){.node = node, .latency_us = latency_us, .bandwidth = bandwidth};
-    text_copy(link->interface, sizeof link->interface, interface);
-    core->facts_dirty = true;
-    core_end(core);
+    if (message->failed)
+        return;
+    if (!paths_same_places(&before, &facts->places)) {
+        paths_gone(core, from->id, &before, &facts->places);
+        paths_renew(core, from);
+    }
+    fetch_node_told(core, from);
 }
 
 const struct told_link *members_link(const struct node *a, const struct node *b)

@@ -114,12 +114,12 @@ static uint64_t cost_at(const struct replica *replica, const uint64_t *prefixes,
     return n_tokens - MIN(cached, n_tokens) + (uint64_t)replica->waiting * WAIT_TOKENS;
 }
 
-enum cluster_way cluster_core_replica(struct cluster_core *core, const char *sha,
-                                      const uint64_t *prefixes, uint32_t n, size_t n_tokens,
-                                      struct cluster_id *out)
+enum cluster_route cluster_core_replica(struct cluster_core *core, const char *sha,
+                                        const uint64_t *prefixes, uint32_t n, size_t n_tokens,
+                                        struct cluster_id *out)
 {
     struct replica *best = replica_of(&core->nodes[0], sha);
-    enum cluster_way way = best != NULL ? CLUSTER_HERE : CLUSTER_NOWHERE;
+    enum cluster_route way = best != NULL ? CLUSTER_HERE : CLUSTER_NOWHERE;
     uint64_t least = UINT64_MAX;
     if (best != NULL) {
         least = cost_at(best, prefixes, n, n_tokens);

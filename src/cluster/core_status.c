@@ -62,19 +62,38 @@ static json_t *node_json(const struct cluster_core *core, const struct node *nod
     return json;
 }
 
-/* Links as measured, of all nodes that are here. */
+static json_t *paths_json(const json_t *told)
+{
+    static const char *const names[] = {"interface",  "from",      "peer_interface", "address",
+                                        "latency_us", "bandwidth", "state"};
+    json_t *list = json_array();
+    for (size_t i = 0; i < json_array_size(told); i++) {
+        json_t *path = json_object();
+        for (size_t k = 0; k < ARRAY_COUNT(names); k++)
+            json_object_set(path, names[k], json_array_get(json_array_get(told, i), k));
+        json_array_append_new(list, path);
+    }
+    return list;
+}
+
+/* Links as measured, of all nodes that are here; of each its paths, that of data first. */
 static json_t *links_json(const struct cluster_core *core)
 {
     json_t *list = json_array();
     for (size_t n = 0; n < CLUSTER_MAX_NODES; n++) {
         const struct node *node = &core->nodes[n];
+        json_t *told = n == 0            ? paths_links(core)
+                       : node_here(node) ? json_incref(node->told_links)
+                                         : NULL;
         for (uint32_t i = 0; node_here(node) && i < node->n_links; i++) {
             const struct told_link *link = &node->links[i];
-            json_array_append_new(list, json_pack("{s:o, s:o, s:f, s:f, s:s}", "from",
-                                                  json_id(node->id), "to", json_id(link->node),
-                                                  "latency_us", link->latency_us, "bandwidth",
-                                                  link->bandwidth, "interface", link->interface));
+            json_array_append_new(
+                list, json_pack("{s:o, s:o, s:f, s:f, s:s, s:o}", "from", json_id(node->id), "to",
+                                json_id(link->node), "latency_us", link->latency_us, "bandwidth",
+                                link->bandwidth, "interface", link->interface, "paths",
+                                paths_json(json_array_get(json_array_get(told, i), 4))));
         }
+        json_decref(told);
     }
     return list;
 }
@@ -224,6 +243,13 @@ static void work_problems(const struct cluster_core *core, json_t *problems)
                 add_problem(problems, "failed", name, "%s cannot run: %s", name, reason);
         }
     }
+    bool pinned = core->data_interface[0] == 0;
+    for (uint32_t i = 0; i < core->nodes[0].facts.places.n; i++)
+        pinned = pinned || core->nodes[0].facts.places.at[i].pinned;
+    if (!pinned)
+        add_problem(problems, "interface", core->data_interface,
+                    "data is to go over %s alone, which has no network now: it goes over others",
+                    core->data_interface);
     if (core->state.full)
         add_problem(problems, "full", "state",
                     "the cluster keeps too many keys, aliases and models; some were not taken");

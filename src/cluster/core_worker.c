@@ -15,7 +15,7 @@
  *          |<------------------------------------- opened  |
  *          |                                               |
  *          |<--------------- failed {reason, lost}         |   any time: the rank, or the fetching,
- *          | release                                       |   came to an end; lost: by others' fault
+ *          | release                                       |   came to an end; lost: by another's
  *          |---------------------------------------------->|   closed; then its memory is free
  *
  * All carry instance and epoch. Between a release and a later reserve of the same instance the
@@ -258,12 +258,7 @@ void on_open(struct cluster_core *core, struct node *from, struct message *messa
                                 .object = r->object,
                                 .bytes = r->bytes,
                                 .spec = r->spec};
-    for (uint32_t i = 0; i < r->n_members; i++) {
-        const struct node *node = core_node(core, r->nodes[i]);
-        open.nodes[i] = r->nodes[i];
-        if (node != NULL && node->state != NODE_SELF && node->n_addresses > 0)
-            open.addresses[i] = node->addresses[0];
-    }
+    memcpy(open.nodes, r->nodes, sizeof open.nodes);
     enter(core, r, RESERVATION_OPENING);
     core->env.open(core->env.context, &open);
 }

@@ -106,7 +106,7 @@ static bool bytes_of(const char *hex, uint8_t *out, size_t size)
     return true;
 }
 
-static struct cluster_id id_of(const uint8_t bytes[NET_NODE_BYTES])
+struct cluster_id node_id_of(const uint8_t bytes[NET_NODE_BYTES])
 {
     struct cluster_id id = {0};
     for (size_t i = 0; i < 8; i++) {
@@ -114,6 +114,14 @@ static struct cluster_id id_of(const uint8_t bytes[NET_NODE_BYTES])
         id.low = id.low << 8 | bytes[i + 8];
     }
     return id;
+}
+
+void node_id_bytes(struct cluster_id id, uint8_t out[NET_NODE_BYTES])
+{
+    for (size_t i = 0; i < 8; i++) {
+        out[i] = (uint8_t)(id.high >> (56 - 8 * i));
+        out[i + 8] = (uint8_t)(id.low >> (56 - 8 * i));
+    }
 }
 
 static enum status home_file(const char *name, struct buffer *out, struct error *error)
@@ -343,7 +351,7 @@ static void on_up(void *context, struct net_link *link, const struct net_hello *
         net_link_close(link);
         return;
     }
-    cluster_id_text(at->peer_id, id_of(hello->node));
+    cluster_id_text(at->peer_id, node_id_of(hello->node));
     with_port(net_link_peer(link), port_of(hello), at->address);
     char key_id[CLUSTER_KEY_ID_BYTES];
     json_t *first = cluster_core_hello(node->core, key_id_of(link, key_id));
@@ -634,7 +642,7 @@ static void send_beacon(struct cluster_node *node)
 {
     uint8_t packet[CLUSTER_BEACON_BYTES];
     struct cluster_beacon beacon = {
-        .node = id_of(node->id),
+        .node = node_id_of(node->id),
         .incarnation = node->incarnation,
         .time_ms = wall_ms(),
         .port = (uint16_t)cluster_node_port(node),
@@ -667,7 +675,8 @@ static void on_datagram(void *context, struct view datagram, const char *from)
         return;
     }
     with_port(from, beacon.port, address);
-    if (cluster_id_equal(beacon.node, id_of(node->id)) && beacon.incarnation == node->incarnation)
+    if (cluster_id_equal(beacon.node, node_id_of(node->id)) &&
+        beacon.incarnation == node->incarnation)
         return; /* our own */
     if (verdict == CLUSTER_BEACON_GOOD)
         cluster_core_beacon(node->core, beacon.node, beacon.incarnation, beacon.name, address);
@@ -701,6 +710,8 @@ static void set_facts(struct cluster_node *node)
         facts->models[facts->n_models++] = models[i].model;
     node_take_models(node, models, n);
     node_objects_facts(node, facts);
+    node_places_refresh(node);
+    facts->places = node->places;
     cluster_core_set_facts(node->core, facts);
     free(facts);
 }
@@ -800,8 +811,7 @@ static void add_peers(struct cluster_node *node)
 
 /* ---- Life cycle ------------------------------------------------------------------------------ */
 
-/* The host that this node listens on alone; empty where it listens on all its addresses. */
-static struct view listen_host(const struct cluster_node *node)
+struct view node_listen_host(const struct cluster_node *node)
 {
     const char *colon = strrchr(node->options.listen, ':');
     struct view host = {node->options.listen,
@@ -813,14 +823,14 @@ static struct view listen_host(const struct cluster_node *node)
 /* Nobody else can reach it. */
 static bool listens_to_itself(const struct cluster_node *node)
 {
-    struct view host = listen_host(node);
+    struct view host = node_listen_host(node);
     return view_equal(host, view_of("localhost")) || view_equal(host, view_of("[::1]")) ||
            (host.size > 4 && memcmp(host.data, "127.", 4) == 0);
 }
 
 static enum status open_core(struct cluster_node *node, struct error *error)
 {
-    struct view host = listen_host(node);
+    struct view host = node_listen_host(node);
     char address[CLUSTER_ADDRESS_BYTES] = "";
     if (host.size > 0)
         snprintf(address, sizeof address, "%.*s:%u", (int)MIN(host.size, (size_t)100), host.data,
@@ -837,6 +847,7 @@ static enum status open_core(struct cluster_node *node, struct error *error)
         .keys = take_keys,
         .changed = env_changed,
         .measure = node_measure,
+        .place_gone = node_place_gone,
         .plan = node_plan,
         .has = node_object_has,
         .fetch = node_object_fetch,
@@ -854,12 +865,13 @@ static enum status open_core(struct cluster_node *node, struct error *error)
     };
     json_t *saved = read_object("state.json");
     const struct cluster_options options = {
-        .id = id_of(node->id),
+        .id = node_id_of(node->id),
         .incarnation = node->incarnation,
         .name = node->name,
         .address = address,
         .key = node->keys[0],
         .saved = saved,
+        .data_interface = node->options.data_interface,
     };
     enum status status = cluster_core_open(&node->core, &env, &options, error);
     json_decref(saved);

@@ -77,6 +77,9 @@ struct cluster_node {
     struct local_model local[CLUSTER_MAX_MODELS];
     size_t n_local;
     double read_bandwidth, flops;
+    struct cluster_places places; /* this node's addresses, looked at every PLACES_MS */
+    uint64_t places_ms;
+    atomic_bool measuring; /* with any other node */
 };
 
 /* The node's memory stays while it is held, also when it was closed (closing). Any thread. */
@@ -93,6 +96,30 @@ struct net_hello node_hello(const struct cluster_node *node, enum net_purpose pu
 bool node_address(const struct cluster_node *node, struct cluster_id id,
                   char out[CLUSTER_ADDRESS_BYTES]);
 uint64_t node_now_ms(void);
+struct cluster_id node_id_of(const uint8_t bytes[NET_NODE_BYTES]);
+void node_id_bytes(struct cluster_id id, uint8_t out[NET_NODE_BYTES]);
+/* The host that this node listens on alone; empty where it listens on all its addresses. */
+struct view node_listen_host(const struct cluster_node *node);
+
+/* ---- Ways to other nodes (node_ways.c) ---- */
+
+/* The ways to a node for data, the best first, and last the address of the control link. */
+struct node_ways {
+    struct cluster_id id;
+    size_t n;
+    struct cluster_way ways[CLUSTER_MAX_PATHS + 1];
+};
+
+struct node_ways node_ways(const struct cluster_node *node, struct cluster_id id);
+/* Any thread: connects the first way that works; those that did not are told to the core where
+ * another did. Each but the last has a few seconds at most. *used (NULL allowed) is its index. */
+enum status node_ways_connect(struct cluster_node *node, struct net_wire **out,
+                              const struct node_ways *ways, const struct net_link_key *key,
+                              const struct net_hello *hello, uint64_t deadline_ns, size_t *used,
+                              struct error *error);
+/* This node's addresses, as they are now. */
+void node_places_refresh(struct cluster_node *node);
+void node_place_gone(void *context, struct cluster_id id, const char *address);
 
 /* ---- Ranks (node_ranks.c) ---- */
 
@@ -104,6 +131,8 @@ void node_rank_cancel(void *context, uint64_t work);
 void node_rank_wire(struct cluster_node *node, struct net_wire *wire,
                     const struct net_hello *hello);
 void node_rank_tick(struct cluster_node *node); /* step counters, wires that nobody claimed */
+/* A node, or this one (own), has that address no more: what goes there breaks now. */
+void node_ranks_place_gone(struct cluster_node *node, bool own, const char *address);
 void node_ranks_close(struct cluster_node *node);
 
 /* ---- What lies here (node_shelf.c) ---- */
@@ -157,11 +186,12 @@ void node_object_fetched(void *context, const char *object, const char *model);
 void node_object_bring(struct cluster_node *node, const char *object, struct cluster_id source);
 /* A node asks for objects over a wire, which is taken over. */
 void node_object_serve(struct cluster_node *node, struct net_wire *wire);
+void node_objects_place_gone(struct cluster_node *node, bool own, const char *address);
 void node_objects_close(struct cluster_node *node);
 
 /* ---- Measuring (node_measure.c) ---- */
 
-void node_measure(void *context, struct cluster_id peer, const char *address);
+void node_measure(void *context, struct cluster_id peer, const struct cluster_way *way);
 void node_measure_machine(struct cluster_node *node); /* fills read_bandwidth and flops */
 void node_measure_answer(struct cluster_node *node, struct net_wire *wire);
 

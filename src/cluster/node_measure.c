@@ -1,9 +1,10 @@
-/* How fast this machine reads and computes, once at the start; and the way to another node: the
- * round trips of small messages and the rate of large ones, over a wire of its own, between two
- * threads.
+/* How fast this machine reads and computes, once at the start; and a way to another node: the round
+ * trips of small messages and the rate of large ones, over a wire of its own, between two threads.
  *
  * On such a wire the one that asks sends, in frames: PING_COUNT times PING_BYTES, each answered by
- * the same; then BULK_COUNT times BULK_BYTES, of which only the last is answered, by one byte. */
+ * the same; then BULK_BYTES again and again, BULK_COUNT times at most, of which only the last, of
+ * type LAST, is answered, by one byte. A frame of type BUSY instead of an answer: the other one is
+ * measuring with a third, which this would disturb. */
 #include "cluster/node_internal.h"
 #include "plan/plan.h"
 #include "quant/quant.h"
@@ -17,6 +18,9 @@
 #define BULK_COUNT 32
 #define BULK_BYTES ((size_t)1 << 20)
 #define FRAME 1
+#define LAST 2
+#define BUSY 3
+#define BULK_NS 1000000000             /* slow ways are measured with less */
 #define READ_BYTES ((size_t)128 << 20) /* more than caches hold, where there is so much */
 #define READ_ROUNDS 4
 #define PEAK_ROUNDS 200000
@@ -29,23 +33,33 @@
 struct answering {
     struct cluster_node *node;
     struct net_wire *wire;
+    bool busy;
 };
+
+static void answer_all(struct net_wire *wire, bool busy)
+{
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_MS * 1000000ull;
+    struct buffer in = {0};
+    uint8_t type = 0;
+    enum status status = STATUS_OK;
+    for (int i = 0; i < PING_COUNT + BULK_COUNT && status == STATUS_OK && type != LAST; i++) {
+        status = net_wire_receive_frame(wire, BULK_BYTES, &type, &in, deadline_ns, NULL);
+        struct view back = {in.data, i < PING_COUNT ? in.size : MIN(in.size, (size_t)1)};
+        if (status == STATUS_OK && (i < PING_COUNT || type == LAST))
+            status = net_wire_send_frame(wire, busy ? BUSY : FRAME, back, deadline_ns, NULL);
+        if (busy)
+            break;
+    }
+    buffer_free(&in);
+}
 
 static void *answer(void *argument)
 {
     struct answering *answering = argument;
-    uint64_t deadline_ns = clock_now_ns() + LIMIT_MS * 1000000ull;
-    struct buffer in = {0};
-    uint8_t type;
-    enum status status = STATUS_OK;
-    for (int i = 0; i < PING_COUNT + BULK_COUNT && status == STATUS_OK; i++) {
-        status = net_wire_receive_frame(answering->wire, BULK_BYTES, &type, &in, deadline_ns, NULL);
-        struct view back = {in.data, i < PING_COUNT ? in.size : MIN(in.size, (size_t)1)};
-        if (status == STATUS_OK && (i < PING_COUNT || i + 1 == PING_COUNT + BULK_COUNT))
-            status = net_wire_send_frame(answering->wire, FRAME, back, deadline_ns, NULL);
-    }
-    buffer_free(&in);
+    answer_all(answering->wire, answering->busy);
     net_wire_close(answering->wire);
+    if (!answering->busy)
+        atomic_store(&answering->node->measuring, false);
     node_let_go(answering->node);
     free(answering);
     return NULL;
@@ -56,12 +70,14 @@ void node_measure_answer(struct cluster_node *node, struct net_wire *wire)
     struct answering *answering = malloc(sizeof *answering);
     pthread_t thread;
     if (answering != NULL) {
-        *answering = (struct answering){node, wire};
+        *answering = (struct answering){node, wire, atomic_exchange(&node->measuring, true)};
         node_hold(node);
         if (thread_start(&thread, answer, answering)) {
             pthread_detach(thread);
             return;
         }
+        if (!answering->busy)
+            atomic_store(&node->measuring, false);
         node_let_go(node);
     }
     free(answering);
@@ -73,19 +89,21 @@ void node_measure_answer(struct cluster_node *node, struct net_wire *wire)
 struct measuring {
     struct cluster_node *node;
     struct cluster_id peer;
-    char address[CLUSTER_ADDRESS_BYTES];
+    struct cluster_way way;
     struct net_link_key key;
     struct net_hello hello;
+    enum cluster_measure_result result;
     double latency_us, bandwidth;
+    char interface[CLUSTER_INTERFACE_BYTES];
 };
 
 static void measured(void *context)
 {
     struct measuring *measuring = context;
     struct cluster_node *node = measuring->node;
-    if (!node->closing && measuring->bandwidth > 0)
-        cluster_core_measured(node->core, measuring->peer, measuring->latency_us,
-                              measuring->bandwidth, "");
+    if (!node->closing)
+        cluster_core_measured(node->core, measuring->peer, &measuring->way, measuring->result,
+                              measuring->latency_us, measuring->bandwidth, measuring->interface);
     free(measuring);
 }
 
@@ -95,57 +113,111 @@ static int by_size(const void *a, const void *b)
     return (*x > *y) - (*x < *y);
 }
 
-static enum status ask(struct measuring *measuring, struct net_wire *wire, const char *data)
+static enum status ask_pings(struct net_wire *wire, const char *data, uint64_t deadline_ns,
+                             struct measuring *measuring)
 {
-    uint64_t times[PING_COUNT], begin_ns, deadline_ns = clock_now_ns() + LIMIT_MS * 1000000ull;
+    uint64_t times[PING_COUNT];
     struct buffer in = {0};
-    uint8_t type;
+    uint8_t type = FRAME;
     enum status status = STATUS_OK;
-    for (int i = 0; i < PING_COUNT && status == STATUS_OK; i++) {
-        begin_ns = clock_now_ns();
+    for (int i = 0; i < PING_COUNT && status == STATUS_OK && type == FRAME; i++) {
+        uint64_t begin_ns = clock_now_ns();
         status =
             net_wire_send_frame(wire, FRAME, (struct view){data, PING_BYTES}, deadline_ns, NULL);
         if (status == STATUS_OK)
             status = net_wire_receive_frame(wire, PING_BYTES, &type, &in, deadline_ns, NULL);
         times[i] = clock_now_ns() - begin_ns;
     }
-    begin_ns = clock_now_ns();
-    for (int i = 0; i < BULK_COUNT && status == STATUS_OK; i++)
+    buffer_free(&in);
+    if (status != STATUS_OK || type == BUSY) {
+        measuring->result = type == BUSY ? CLUSTER_MEASURE_BUSY : CLUSTER_MEASURE_FAILED;
+        return STATUS_BUSY;
+    }
+    qsort(times, PING_COUNT, sizeof *times, by_size);
+    measuring->latency_us = (double)times[PING_COUNT / 2] / 2e3;
+    return STATUS_OK;
+}
+
+static enum status ask_bulk(struct net_wire *wire, const char *data, uint64_t deadline_ns,
+                            struct measuring *measuring)
+{
+    struct buffer in = {0};
+    uint8_t type = FRAME;
+    uint64_t begin_ns = clock_now_ns();
+    double sent_bytes = 0;
+    enum status status = STATUS_OK;
+    for (int i = 0; i < BULK_COUNT && status == STATUS_OK && type != LAST; i++) {
+        type = i + 1 == BULK_COUNT || clock_now_ns() - begin_ns > BULK_NS ? LAST : FRAME;
         status =
-            net_wire_send_frame(wire, FRAME, (struct view){data, BULK_BYTES}, deadline_ns, NULL);
+            net_wire_send_frame(wire, type, (struct view){data, BULK_BYTES}, deadline_ns, NULL);
+        sent_bytes += (double)BULK_BYTES;
+    }
     if (status == STATUS_OK)
         status = net_wire_receive_frame(wire, PING_BYTES, &type, &in, deadline_ns, NULL);
     buffer_free(&in);
-    if (status != STATUS_OK)
-        return status;
-    qsort(times, PING_COUNT, sizeof *times, by_size);
-    measuring->latency_us = (double)times[PING_COUNT / 2] / 2e3;
-    measuring->bandwidth = (double)BULK_COUNT * (double)BULK_BYTES * 1e9 /
-                           (double)MAX(clock_now_ns() - begin_ns, (uint64_t)1);
-    return STATUS_OK;
+    measuring->bandwidth = sent_bytes * 1e9 / (double)MAX(clock_now_ns() - begin_ns, (uint64_t)1);
+    return status;
+}
+
+/* The interface that the wire goes over. */
+static void find_interface(const struct net_wire *wire, char out[CLUSTER_INTERFACE_BYTES])
+{
+    struct net_interface *all;
+    char local[NET_ADDRESS_BYTES];
+    size_t n;
+    net_wire_local(wire, local);
+    if (net_interfaces(&all, &n, NULL) != STATUS_OK)
+        return;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < all[i].n_addresses; k++)
+            if (net_address_same(all[i].addresses[k], local))
+                snprintf(out, CLUSTER_INTERFACE_BYTES, "%s", all[i].name);
+    free(all);
+}
+
+static void ask(struct measuring *measuring, struct net_wire *wire)
+{
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_MS * 1000000ull;
+    char *data = calloc(1, BULK_BYTES);
+    find_interface(wire, measuring->interface);
+    if (data != NULL && ask_pings(wire, data, deadline_ns, measuring) == STATUS_OK &&
+        ask_bulk(wire, data, deadline_ns, measuring) == STATUS_OK)
+        measuring->result = CLUSTER_MEASURED;
+    free(data);
 }
 
 static void *measure(void *argument)
 {
     struct measuring *measuring = argument;
     struct cluster_node *node = measuring->node;
-    struct net_wire_options options = {.hello = measuring->hello};
+    const struct cluster_way *way = &measuring->way;
+    uint8_t id[NET_NODE_BYTES];
+    struct net_wire_options options = {
+        .hello = measuring->hello,
+        .from = way->from[0] != '\0' ? way->from : NULL,
+        .interface = way->interface[0] != '\0' ? way->interface : NULL,
+        .node = id,
+    };
     struct net_wire *wire;
-    char *data = calloc(1, BULK_BYTES);
-    if (data != NULL && net_wire_connect(&wire, measuring->address, &measuring->key, &options, NULL,
-                                         NULL, NULL) == STATUS_OK) {
-        if (ask(measuring, wire, data) != STATUS_OK)
-            measuring->bandwidth = 0;
-        net_wire_close(wire);
+    node_id_bytes(measuring->peer, id);
+    if (atomic_exchange(&node->measuring, true)) {
+        measuring->result = CLUSTER_MEASURE_BUSY;
+    } else {
+        measuring->result = CLUSTER_MEASURE_FAILED;
+        if (net_wire_connect(&wire, way->address, &measuring->key, &options, NULL, NULL, NULL) ==
+            STATUS_OK) {
+            ask(measuring, wire);
+            net_wire_close(wire);
+        }
+        atomic_store(&node->measuring, false);
     }
-    free(data);
     if (!node_post(node, measured, measuring))
         free(measuring);
     node_let_go(node);
     return NULL;
 }
 
-void node_measure(void *context, struct cluster_id peer, const char *address)
+void node_measure(void *context, struct cluster_id peer, const struct cluster_way *way)
 {
     struct cluster_node *node = context;
     struct measuring *measuring = calloc(1, sizeof *measuring);
@@ -156,7 +228,7 @@ void node_measure(void *context, struct cluster_id peer, const char *address)
     measuring->peer = peer;
     measuring->key = node->link_keys[0];
     measuring->hello = node_hello(node, NET_DATA, json_pack("{s:b}", "measure", 1));
-    snprintf(measuring->address, sizeof measuring->address, "%s", address);
+    measuring->way = *way;
     node_hold(node);
     if (thread_start(&thread, measure, measuring)) {
         pthread_detach(thread);

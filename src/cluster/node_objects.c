@@ -245,8 +245,9 @@ struct node_fetcher {
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t posted;
     struct ask *first, **last;
-    char address[CLUSTER_ADDRESS_BYTES];
+    struct node_ways ways;
     struct net_wire *wire; /* the thread's; another may only abort it */
+    bool renew;            /* another way is better now: the next ask takes it */
     bool closing;
     bool local;                  /* the source is this node: objects are made from slices here */
     struct object_source making; /* the thread's */
@@ -332,26 +333,6 @@ static enum cluster_fetch_result take_chunk(struct target *target, uint32_t chun
                                                              : CLUSTER_FETCH_FAILED;
 }
 
-static bool connect_wire(struct node_fetcher *fetcher)
-{
-    struct net_wire *wire;
-    struct net_wire_options options = {.hello = fetcher->hello};
-    char address[CLUSTER_ADDRESS_BYTES];
-    if (fetcher->wire != NULL)
-        return true;
-    pthread_mutex_lock(&fetcher->mutex);
-    snprintf(address, sizeof address, "%s", fetcher->address);
-    pthread_mutex_unlock(&fetcher->mutex);
-    if (net_wire_connect(&wire, address, &fetcher->key, &options, NULL, NULL, NULL) != STATUS_OK)
-        return false;
-    pthread_mutex_lock(&fetcher->mutex);
-    fetcher->wire = wire;
-    if (fetcher->closing)
-        net_wire_abort(wire);
-    pthread_mutex_unlock(&fetcher->mutex);
-    return true;
-}
-
 static void drop_wire(struct node_fetcher *fetcher)
 {
     pthread_mutex_lock(&fetcher->mutex);
@@ -359,6 +340,29 @@ static void drop_wire(struct node_fetcher *fetcher)
     fetcher->wire = NULL;
     pthread_mutex_unlock(&fetcher->mutex);
     net_wire_close(wire);
+}
+
+static bool connect_wire(struct node_fetcher *fetcher)
+{
+    struct net_wire *wire;
+    pthread_mutex_lock(&fetcher->mutex);
+    struct node_ways ways = fetcher->ways;
+    bool renew = fetcher->renew;
+    fetcher->renew = false;
+    pthread_mutex_unlock(&fetcher->mutex);
+    if (renew)
+        drop_wire(fetcher);
+    if (fetcher->wire != NULL)
+        return true;
+    if (node_ways_connect(fetcher->node, &wire, &ways, &fetcher->key, &fetcher->hello, 0, NULL,
+                          NULL) != STATUS_OK)
+        return false;
+    pthread_mutex_lock(&fetcher->mutex);
+    fetcher->wire = wire;
+    if (fetcher->closing)
+        net_wire_abort(wire);
+    pthread_mutex_unlock(&fetcher->mutex);
+    return true;
 }
 
 static enum cluster_fetch_result fetch(struct node_fetcher *fetcher, struct target *target,
@@ -534,18 +538,21 @@ static void refuse(struct cluster_node *node, const char *object, uint32_t chunk
 static bool hand_over(struct cluster_node *node, struct target *target, uint32_t chunk,
                       struct cluster_id source)
 {
-    char address[CLUSTER_ADDRESS_BYTES] = "";
+    const struct node_ways ways = node_ways(node, source);
     struct node_fetcher *fetcher = fetcher_of(node, source);
     struct ask *ask = calloc(1, sizeof *ask);
-    if (fetcher == NULL || target == NULL || ask == NULL ||
-        (!fetcher->local && !node_address(node, source, address))) {
+    if (fetcher == NULL || target == NULL || ask == NULL || (!fetcher->local && ways.n == 0)) {
         free(ask);
         return false;
     }
     atomic_fetch_add(&target->n_holds, 1);
     *ask = (struct ask){.target = target, .chunk = chunk};
     pthread_mutex_lock(&fetcher->mutex);
-    snprintf(fetcher->address, sizeof fetcher->address, "%s", address);
+    fetcher->renew =
+        fetcher->wire != NULL &&
+        (fetcher->renew || strcmp(fetcher->ways.ways[0].address, ways.ways[0].address) != 0 ||
+         strcmp(fetcher->ways.ways[0].from, ways.ways[0].from) != 0);
+    fetcher->ways = ways;
     *fetcher->last = ask;
     fetcher->last = &ask->next;
     pthread_cond_signal(&fetcher->posted);
@@ -593,6 +600,20 @@ void node_object_fetched(void *context, const char *object, const char *model)
 }
 
 /* ---- The end --------------------------------------------------------------------------------- */
+
+void node_objects_place_gone(struct cluster_node *node, bool own, const char *address)
+{
+    for (struct node_fetcher *at = node->fetchers; at != NULL; at = at->next) {
+        char local[NET_ADDRESS_BYTES];
+        pthread_mutex_lock(&at->mutex);
+        if (at->wire != NULL) {
+            net_wire_local(at->wire, local);
+            if (net_address_same(own ? local : net_wire_peer(at->wire), address))
+                net_wire_abort(at->wire);
+        }
+        pthread_mutex_unlock(&at->mutex);
+    }
+}
 
 void node_objects_close(struct cluster_node *node)
 {

@@ -263,8 +263,8 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
 
 /* ---- Both ------------------------------------------------------------------------------------ */
 
-/* Where memory is short, the KV cache holds fewer texts at a time: all ranks have the same pages, and
- * none takes more than three quarters of what is free for them. */
+/* Where memory is short, the KV cache holds fewer texts at a time: all ranks have the same pages,
+ * and none takes more than three quarters of what is free for them. */
 static enum status choose_cache(struct planning *planning, const struct draft *draft,
                                 struct error *error)
 {

@@ -18,7 +18,7 @@
 
 struct peer {
     uint32_t rank;
-    struct net_address address;
+    struct node_ways ways;
 };
 
 /* One that is open, or being opened or closed. */
@@ -207,9 +207,12 @@ static void *connect_lower(void *argument)
     struct error error;
     uint64_t deadline_ns = clock_now_ns() + MESH_MS * 1000000ull;
     for (size_t i = 0; i < at->n_peers; i++) {
-        struct net_wire_options options = {.hello = at->hello, .deadline_ns = deadline_ns};
-        if (comm_mesh_connect(at->mesh, at->peers[i].rank, &at->peers[i].address, 1, &at->key,
-                              &options, &error) != STATUS_OK) {
+        struct net_wire *wire;
+        enum status status = node_ways_connect(at->node, &wire, &at->peers[i].ways, &at->key,
+                                               &at->hello, deadline_ns, NULL, &error);
+        if (status == STATUS_OK)
+            status = comm_mesh_add(at->mesh, at->peers[i].rank, wire, &error);
+        if (status != STATUS_OK) {
             post(at, (struct event){.kind = EVENT_FAILED}, error.text);
             comm_mesh_abort(at->mesh);
             break;
@@ -234,13 +237,10 @@ static enum status open_mesh(struct node_rank *at, const struct cluster_open *op
     at->key = at->node->link_keys[0];
     for (uint32_t r = 0; r < open->rank; r++) {
         struct peer *peer = &at->peers[at->n_peers++];
-        char address[CLUSTER_ADDRESS_BYTES]; /* where the link is: that one is known to work */
         peer->rank = r;
-        if (!node_address(at->node, open->nodes[r], address) && open->addresses[r] != NULL)
-            snprintf(address, sizeof address, "%s", open->addresses[r]);
-        if (address[0] == '\0')
+        peer->ways = node_ways(at->node, open->nodes[r]);
+        if (peer->ways.n == 0)
             return error_set(error, STATUS_LOST, "the address of rank %u is not known", r);
-        snprintf(peer->address.text, sizeof peer->address.text, "%.79s", address);
     }
     claim_wires(at);
     at->connects = at->n_peers > 0 && thread_start(&at->connecting, connect_lower, at);
@@ -374,6 +374,13 @@ void node_rank_close(void *context, uint64_t instance, uint32_t epoch)
         at->mesh = NULL;
         at->connects = false;
     }
+}
+
+void node_ranks_place_gone(struct cluster_node *node, bool own, const char *address)
+{
+    for (struct node_rank *at = node->ranks; at != NULL; at = at->next)
+        if (at->mesh != NULL && !at->closing)
+            comm_mesh_place_gone(at->mesh, own, address);
 }
 
 void node_ranks_close(struct cluster_node *node)

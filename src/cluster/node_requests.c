@@ -50,8 +50,9 @@ void node_request_end(void *context, uint64_t id, enum status status, const char
     free_request(request);
 }
 
-enum cluster_way cluster_node_way(struct cluster_node *node, const char *sha,
-                                  const struct generation_request *request, struct cluster_id *out)
+enum cluster_route cluster_node_route(struct cluster_node *node, const char *sha,
+                                      const struct generation_request *request,
+                                      struct cluster_id *out)
 {
     uint64_t prefixes[CLUSTER_PREFIX_LEVELS];
     uint32_t n =

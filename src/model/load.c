@@ -170,9 +170,10 @@ struct shape {
     uint64_t n_cols, n_rows, n_matrices;
 };
 
-/* Of a whole file, the columns of a rank's slice lie apart. Processors fetch what follows a piece of
- * a row as well, so that such rows come at 0.6 of the rate (bench/kernels: apart); they are brought
- * together once, as they lie in a slice file, and take the memory of the pages that they lay in. */
+/* Of a whole file, the columns of a rank's slice lie apart. Processors fetch what follows a piece
+ * of a row as well, so that such rows come at 0.6 of the rate (bench/kernels: apart); they are
+ * brought together once, as they lie in a slice file, and take the memory of the pages that they
+ * lay in. */
 static void bring_together(struct loader *loader, const struct weights_tensor *tensor,
                            struct device_matrix *matrix)
 {

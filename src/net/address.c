@@ -93,6 +93,84 @@ void address_text(const struct sockaddr *address, bool with_port, char out[NET_A
         snprintf(out, NET_ADDRESS_BYTES, "%s:%u", host, address_port(address));
 }
 
+/* ---- Numeric addresses ----------------------------------------------------------------------- */
+
+struct numeric {
+    int family; /* AF_UNSPEC: it is none */
+    uint8_t bytes[sizeof(struct in6_addr)];
+    char host[INET6_ADDRSTRLEN]; /* without the interface */
+    char scope[IF_NAMESIZE + 1]; /* the interface, or nothing */
+    unsigned port;
+};
+
+static bool read_host(struct numeric *out, const char *host)
+{
+    size_t size = strcspn(host, "%");
+    if (size >= sizeof out->host || strlen(host + size) > sizeof out->scope)
+        return false;
+    memcpy(out->host, host, size);
+    out->host[size] = '\0';
+    if (host[size] == '%')
+        memcpy(out->scope, host + size + 1, strlen(host + size));
+    if (inet_pton(AF_INET, out->host, out->bytes) == 1)
+        out->family = AF_INET;
+    else if (inet_pton(AF_INET6, out->host, out->bytes) == 1)
+        out->family = AF_INET6;
+    return out->family != AF_UNSPEC;
+}
+
+static struct numeric numeric_of(const char *address)
+{
+    struct numeric out = {.family = AF_UNSPEC};
+    char host[ADDRESS_HOST_BYTES];
+    if (!read_host(&out, address) && address_split(address, host, &out.port))
+        read_host(&out, host);
+    return out;
+}
+
+bool net_address_near(const char *a, const char *b, unsigned prefix)
+{
+    struct numeric x = numeric_of(a), y = numeric_of(b);
+    if (x.family == AF_UNSPEC || x.family != y.family)
+        return false;
+    unsigned bits = MIN(prefix, x.family == AF_INET ? 32u : 128u);
+    if (memcmp(x.bytes, y.bytes, bits / 8) != 0)
+        return false;
+    uint8_t differs = bits % 8 != 0 ? x.bytes[bits / 8] ^ y.bytes[bits / 8] : 0;
+    return differs >> (8 - bits % 8) == 0;
+}
+
+bool net_address_same(const char *a, const char *b)
+{
+    return net_address_near(a, b, 128);
+}
+
+bool net_address_of_link(const char *address)
+{
+    return net_address_near(address, "fe80::", 10);
+}
+
+bool net_address_host(const char *address, const char *interface, char out[NET_ADDRESS_BYTES])
+{
+    struct numeric at = numeric_of(address);
+    if (interface != NULL && net_address_of_link(at.host))
+        snprintf(out, NET_ADDRESS_BYTES, "%s%%%.*s", at.host, IF_NAMESIZE, interface);
+    else
+        snprintf(out, NET_ADDRESS_BYTES, "%s", at.host);
+    return at.family != AF_UNSPEC;
+}
+
+void net_address_join(const char *host, unsigned port, char out[NET_ADDRESS_BYTES])
+{
+    const char *format = strchr(host, ':') != NULL ? "[%.70s]:%u" : "%.70s:%u";
+    snprintf(out, NET_ADDRESS_BYTES, format, host, port);
+}
+
+unsigned net_address_port(const char *address)
+{
+    return numeric_of(address).port;
+}
+
 enum status net_resolve(const char *address, struct net_address *out, size_t max, size_t *n,
                         struct error *error)
 {

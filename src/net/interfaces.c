@@ -1,5 +1,6 @@
 /* The network interfaces of this machine, and what the system knows of them. */
 #include "net/address.h"
+#include "net/internal.h"
 
 #include <errno.h>
 #include <ifaddrs.h>
@@ -55,6 +56,15 @@ static void ask_system(struct net_interface *out)
         out->kind = NET_INTERFACE_WIFI;
     if (fd >= 0)
         close(fd);
+}
+
+void net_interface_bind(int fd, int family, const char *name)
+{
+    int index = (int)if_nametoindex(name);
+    if (family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_BOUND_IF, &index, sizeof index);
+    else
+        setsockopt(fd, IPPROTO_IP, IP_BOUND_IF, &index, sizeof index);
 }
 
 static void ask_entry(struct net_interface *out, const struct ifaddrs *entry)
@@ -123,6 +133,12 @@ static void ask_system(struct net_interface *out)
         out->kind = NET_INTERFACE_OTHER;
 }
 
+void net_interface_bind(int fd, int family, const char *name)
+{
+    (void)family;
+    setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, (socklen_t)strlen(name) + 1);
+}
+
 static void ask_entry(struct net_interface *out, const struct ifaddrs *entry)
 {
     (void)out, (void)entry;
@@ -144,10 +160,27 @@ static struct net_interface *find(struct net_interface *all, size_t *n, const st
     /* Linux has multicast on loopback, too, but does not say so. */
     bool loopback = (entry->ifa_flags & IFF_LOOPBACK) != 0;
     out->multicast = loopback || (entry->ifa_flags & IFF_MULTICAST) != 0;
+    out->running = (entry->ifa_flags & IFF_RUNNING) != 0;
     ask_system(out);
     if (loopback)
         out->kind = NET_INTERFACE_LOOPBACK;
     return out;
+}
+
+/* The leading ones of a mask. */
+static uint8_t prefix_of(const struct sockaddr *mask, int family)
+{
+    uint8_t bytes[sizeof(struct in6_addr)] = {0};
+    size_t size = family == AF_INET6 ? sizeof(struct in6_addr) : sizeof(struct in_addr), bits = 0;
+    if (mask == NULL)
+        return (uint8_t)(8 * size);
+    if (family == AF_INET6)
+        memcpy(bytes, &((const struct sockaddr_in6 *)mask)->sin6_addr, size);
+    else
+        memcpy(bytes, &((const struct sockaddr_in *)mask)->sin_addr, size);
+    while (bits < 8 * size && (bytes[bits / 8] >> (7 - bits % 8) & 1) != 0)
+        bits++;
+    return (uint8_t)bits;
 }
 
 enum status net_interfaces(struct net_interface **out, size_t *n, struct error *error)
@@ -171,8 +204,11 @@ enum status net_interfaces(struct net_interface **out, size_t *n, struct error *
             continue;
         ask_entry(one, entry);
         int family = entry->ifa_addr->sa_family;
-        if ((family == AF_INET || family == AF_INET6) && one->n_addresses < NET_INTERFACE_ADDRESSES)
-            address_text(entry->ifa_addr, false, one->addresses[one->n_addresses++]);
+        if ((family != AF_INET && family != AF_INET6) ||
+            one->n_addresses == NET_INTERFACE_ADDRESSES)
+            continue;
+        one->prefixes[one->n_addresses] = prefix_of(entry->ifa_netmask, family);
+        address_text(entry->ifa_addr, false, one->addresses[one->n_addresses++]);
     }
     freeifaddrs(entries);
     size_t kept = 0;
@@ -181,4 +217,22 @@ enum status net_interfaces(struct net_interface **out, size_t *n, struct error *
             (*out)[kept++] = (*out)[i];
     *n = kept;
     return STATUS_OK;
+}
+
+enum status net_interface_check(const char *name, struct error *error)
+{
+    struct net_interface *all;
+    char names[160] = "";
+    size_t n, used = 0;
+    if (if_nametoindex(name) != 0)
+        return STATUS_OK;
+    enum status status = net_interfaces(&all, &n, error);
+    if (status != STATUS_OK)
+        return status;
+    for (size_t i = 0; i < n && used < sizeof names; i++)
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i > 0 ? ", " : "",
+                                 all[i].name);
+    free(all);
+    return error_set(error, STATUS_NOT_FOUND, "there is no network interface %.32s; there are: %s",
+                     name, names);
 }

@@ -1,4 +1,5 @@
-/* net: the event loop; an HTTP/1.1 server, encrypted links between nodes, and multicast on it.
+/* net: the event loop; an HTTP/1.1 server, encrypted links between nodes, multicast, and what
+ * advertises services on it.
  *
  * A loop belongs to the thread that runs it, and so does all that is opened on it: every function
  * here is called from that thread only, and every callback runs on it, except net_loop_post and
@@ -209,6 +210,11 @@ struct net_wire_options {
     struct net_hello hello; /* ours */
     uint64_t deadline_ns;   /* for all of connecting; 0: 3 s from now */
     const char *from;       /* numeric address without port to connect from; NULL: any */
+    /* The interface to go through, also where the system's routes lead over another one; NULL: as
+     * they lead. Where the system does not let us choose, this is not looked at. */
+    const char *interface;
+    const uint8_t *node; /* [NET_NODE_BYTES]: who has to answer, or it fails with STRANGER; NULL:
+                          * anyone with the key */
 };
 
 /* Connects to a numeric address and waits until the link is there. *peer (NULL allowed) is the
@@ -223,6 +229,8 @@ void net_wire_abort(struct net_wire *wire);
 
 bool net_wire_encrypted(const struct net_wire *wire);
 const char *net_wire_peer(const struct net_wire *wire);
+/* This side's numeric address, without port; "?" where the system does not say. Any thread. */
+void net_wire_local(const struct net_wire *wire, char out[NET_ADDRESS_BYTES]);
 /* How long to ask the socket again and again before sleeping until something comes; at first
  * 50 us. */
 void net_wire_set_spin(struct net_wire *wire, uint64_t spin_ns);
@@ -270,6 +278,18 @@ struct net_address {
 enum status net_resolve(const char *address, struct net_address *out, size_t max, size_t *n,
                         struct error *error);
 
+/* Of numeric addresses with or without port and interface ("10.0.0.7:4001", "fe80::1%eth0"), which
+ * do not count: whether they are of one family and share their first prefix bits. */
+bool net_address_near(const char *a, const char *b, unsigned prefix);
+bool net_address_same(const char *a, const char *b); /* one host */
+bool net_address_of_link(const char *address);       /* fe80::/10: means nothing elsewhere */
+/* The host alone; of an address of one link with that interface, where it is not NULL. False: the
+ * address is not numeric. */
+bool net_address_host(const char *address, const char *interface, char out[NET_ADDRESS_BYTES]);
+/* The host with a port: "10.0.0.7:4001", "[fe80::1%eth0]:4001". host has none. */
+void net_address_join(const char *host, unsigned port, char out[NET_ADDRESS_BYTES]);
+unsigned net_address_port(const char *address); /* 0: it has none */
+
 enum net_interface_kind {
     NET_INTERFACE_ETHERNET,
     NET_INTERFACE_WIFI,
@@ -287,13 +307,17 @@ struct net_interface {
     unsigned index; /* of the system */
     enum net_interface_kind kind;
     bool multicast;
+    bool running;        /* has a carrier, as far as the system knows */
     uint32_t speed_mbit; /* what the link says of itself; 0: unknown */
     size_t n_addresses;
     char addresses[NET_INTERFACE_ADDRESSES][NET_ADDRESS_BYTES]; /* numeric, without port */
+    uint8_t prefixes[NET_INTERFACE_ADDRESSES]; /* bits that all addresses of its network share */
 };
 
 /* The interfaces that are up and have an address; *out is freed by the caller. Any thread. */
 enum status net_interfaces(struct net_interface **out, size_t *n, struct error *error);
+/* STATUS_NOT_FOUND with the names that there are where none has this one. */
+enum status net_interface_check(const char *name, struct error *error);
 
 /* ---- Multicast ------------------------------------------------------------------------------- */
 
@@ -323,6 +347,31 @@ void net_multicast_close(struct net_multicast *multicast); /* accepts NULL */
 size_t net_multicast_send(struct net_multicast *multicast, struct view datagram);
 /* Interfaces and groups that are joined now. */
 size_t net_multicast_joined(const struct net_multicast *multicast);
+
+/* ---- Advertising ----------------------------------------------------------------------------- */
+
+/* A service of this machine, told to the networks around it by the system's DNS-SD (Bonjour). Both
+ * calls are the loop's; the daemon is asked on another thread. told is called on the loop with what
+ * came of it, as a line that goes on after "the API": once a type, or once where it failed. */
+struct net_advertisement;
+
+struct net_service {
+    const char *name;         /* of at most 63 bytes, shown to people; another one is taken where a
+                               * machine nearby has the same */
+    const char *const *types; /* "_http._tcp", ...; NULL ends them; at most 4 */
+    const char *const *texts; /* "path=/v1", ...; NULL ends them; may be NULL */
+    unsigned port;
+};
+
+typedef void net_told(void *context, const char *line);
+
+/* STATUS_UNSUPPORTED where this build has no DNS-SD. service is copied. */
+enum status net_advertise_open(struct net_advertisement **out, struct net_loop *loop,
+                               const struct net_service *service, net_told *told, void *context,
+                               struct error *error);
+/* Withdraws it; told is not called any more. Waits for the daemon where it has not answered yet,
+ * which may take seconds; net_loop_settle frees what is left then. Accepts NULL. */
+void net_advertise_close(struct net_advertisement *advertisement);
 
 /* ---- HTTP server ----------------------------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /* Wires: the socket and the SSL object of a link in the hands of one thread. The socket does not
  * block; who waits asks it again and again for a while, and then sleeps in poll. An abort is a flag
  * and a shutdown of the socket, which wakes poll and touches nothing that the owner uses. */
+#include "net/address.h"
 #include "net/link_internal.h"
 
 #include <errno.h>
@@ -108,6 +109,15 @@ bool net_wire_encrypted(const struct net_wire *wire)
 const char *net_wire_peer(const struct net_wire *wire)
 {
     return wire->peer;
+}
+
+void net_wire_local(const struct net_wire *wire, char out[NET_ADDRESS_BYTES])
+{
+    struct sockaddr_storage local = {0};
+    socklen_t size = sizeof local;
+    if (getsockname(wire->fd, (struct sockaddr *)&local, &size) != 0)
+        local.ss_family = AF_UNSPEC;
+    address_text((struct sockaddr *)&local, false, out);
 }
 
 void net_wire_set_spin(struct net_wire *wire, uint64_t spin_ns)

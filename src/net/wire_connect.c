@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -53,7 +54,7 @@ static bool bind_from(struct attempt *attempt, const char *from)
            fails(attempt, NET_LINK_LOCAL, errno);
 }
 
-static bool connect_to(struct attempt *attempt, const char *from)
+static bool connect_to(struct attempt *attempt, const char *from, const char *interface)
 {
     char host[ADDRESS_HOST_BYTES];
     unsigned port = 0;
@@ -68,6 +69,8 @@ static bool connect_to(struct attempt *attempt, const char *from)
         return fails(attempt, NET_LINK_LOCAL, errno);
     evutil_make_socket_closeonexec(attempt->fd);
     evutil_make_socket_nonblocking(attempt->fd);
+    if (interface != NULL)
+        net_interface_bind(attempt->fd, to.ss_family, interface);
     if (!bind_from(attempt, from))
         return false;
     if (connect(attempt->fd, (struct sockaddr *)&to, size) != 0) {
@@ -149,7 +152,7 @@ static struct net_wire *try_to_connect(struct attempt *attempt,
                                        const struct net_wire_options *options,
                                        struct net_hello *peer)
 {
-    if (!connect_to(attempt, options->from) || !shake_hands(attempt))
+    if (!connect_to(attempt, options->from, options->interface) || !shake_hands(attempt))
         return NULL;
     struct net_wire *wire = wire_new(attempt->fd, attempt->tls.ssl, attempt->address);
     if (wire == NULL) {
@@ -158,7 +161,12 @@ static struct net_wire *try_to_connect(struct attempt *attempt,
     }
     attempt->fd = -1;
     attempt->tls.ssl = NULL;
-    if (!greet(attempt, wire, &options->hello, peer)) {
+    bool good = greet(attempt, wire, &options->hello, peer);
+    if (good && options->node != NULL && memcmp(options->node, peer->node, NET_NODE_BYTES) != 0) {
+        snprintf(attempt->text, sizeof attempt->text, "at %s is another node", attempt->address);
+        good = fails(attempt, NET_LINK_STRANGER, 0);
+    }
+    if (!good) {
         net_wire_close(wire);
         return NULL;
     }

@@ -2,8 +2,8 @@
  * and what the commands ask of it.
  *
  * A model is away where an instance of it runs on nodes of the cluster, or is to, where it does not
- * lie here, or has no room here. Then this server reads requests with the model's metadata alone (its tokenizer and
- * chat template), and the cluster answers them. */
+ * lie here, or has no room here. Then this server reads requests with the model's metadata alone
+ * (its tokenizer and chat template), and the cluster answers them. */
 #include "server/server_internal.h"
 
 #include <pthread.h>
@@ -385,7 +385,7 @@ enum status cluster_submit(struct served_model *model, struct generation_request
         generation_request_close(request);
         return error_set(error, STATUS_BUSY, "no node of the cluster has %.100s now", model->name);
     }
-    if (!runs && cluster_node_way(model->server->node, found.sha, request, &to) == CLUSTER_THERE)
+    if (!runs && cluster_node_route(model->server->node, found.sha, request, &to) == CLUSTER_THERE)
         return cluster_node_submit_to(model->server->node, to, &found, request, callback, context,
                                       id, error);
     return cluster_node_submit(model->server->node, &found, request, callback, context, id, error);
@@ -539,6 +539,7 @@ enum status cluster_open(struct server *server, struct error *error)
         .listen = options->cluster_listen,
         .n_peers = options->n_peers,
         .name = options->node_name,
+        .data_interface = options->data_interface,
         .memory_limit_bytes = server->memory_limit,
         .model = options->model,
         .scheduler = options->scheduler,
@@ -554,6 +555,11 @@ enum status cluster_open(struct server *server, struct error *error)
                  .log = log_line},
     };
     node.model.pool = server->pool;
+    if (options->data_interface != NULL) {
+        enum status found = net_interface_check(options->data_interface, error);
+        if (found != STATUS_OK)
+            return found;
+    }
     if (options->no_cluster)
         return STATUS_OK;
     memcpy(node.peers, options->peers, sizeof node.peers);

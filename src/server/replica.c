@@ -271,7 +271,7 @@ enum status replica_submit(struct served_model *model, struct generation_request
     struct cluster_node *node = model->server->node;
     struct cluster_id to;
     const char *sha = cluster_digest_of(model);
-    *sent = node != NULL && cluster_node_way(node, sha, request, &to) == CLUSTER_THERE;
+    *sent = node != NULL && cluster_node_route(node, sha, request, &to) == CLUSTER_THERE;
     if (!*sent)
         return scheduler_submit(model->scheduler, request, callback, context, id, error);
     struct cluster_model told = {.size_bytes = memory_file_bytes(model->path)};

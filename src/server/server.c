@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define DRAIN_S 30
 #define SLEEPY_MS 30000 /* a lock of its own for each of many short requests would cost much */
@@ -558,6 +559,13 @@ static enum status open_network(struct server *server, struct error *error)
     return status;
 }
 
+/* No other machine can reach what listens there. */
+static bool listens_to_itself(const char *address)
+{
+    return strncmp(address, "localhost:", 10) == 0 || net_address_near(address, "127.0.0.0", 8) ||
+           net_address_same(address, "::1");
+}
+
 /* The threads that all models compute on. */
 static enum status open_pool(struct server *server, struct error *error)
 {
@@ -592,6 +600,39 @@ static enum status open_kv_disk(struct server *server, struct error *error)
     }
     buffer_free(&path);
     return status;
+}
+
+static void log_advertising(void *context, const char *line)
+{
+    server_logf(context, "the API %s", line);
+}
+
+/* Tells the networks around this machine of an API that they can reach; that it cannot is no
+ * reason not to serve. */
+static void advertise(struct server *server)
+{
+    static const char *const plain[] = {"_consort._tcp", "_http._tcp", NULL};
+    static const char *const tls[] = {"_consort._tcp", NULL};
+    static const char *const texts[] = {"path=/", "api=/v1", "version=" CONSORT_VERSION, NULL};
+    const struct server_options *options = &server->options;
+    char host[64] = "";
+    struct error error;
+    size_t i = 0;
+    while (i < options->n_addresses && listens_to_itself(options->addresses[i]))
+        i++;
+    if (i == options->n_addresses || options->no_advertise)
+        return;
+    gethostname(host, sizeof host - 1);
+    host[strcspn(host, ".")] = '\0';
+    const struct net_service service = {.name =
+                                            options->node_name != NULL ? options->node_name : host,
+                                        .types = options->tls_certificate != NULL ? tls : plain,
+                                        .texts = texts,
+                                        .port = http_server_port(server->http, i)};
+    if (net_advertise_open(&server->advertisement, server->loop, &service, log_advertising, server,
+                           &error) != STATUS_OK &&
+        error.code != STATUS_UNSUPPORTED)
+        server_logf(server, "the API is not advertised: %s", error.text);
 }
 
 enum status server_open(struct server **out, const struct server_options *options,
@@ -633,6 +674,7 @@ enum status server_open(struct server **out, const struct server_options *option
         server_close(server);
         return status;
     }
+    advertise(server);
     *out = server;
     return STATUS_OK;
 }
@@ -663,6 +705,7 @@ void server_close(struct server *server)
     net_timer_cancel(server->sleepy);
     wake_lock_close(server->wake);
     control_close(server);
+    net_advertise_close(server->advertisement);
     http_server_close(server->http); /* tells what runs that its client is gone */
     library_close(server);
     cluster_close(server);

@@ -53,12 +53,14 @@ struct server_options {
     const char *origins[SERVER_MAX_ORIGINS]; /* whose pages may read answers, or "*" */
     size_t n_origins;
     const char *tls_certificate, *tls_key;
-    bool no_cluster;            /* also where this machine has the key of one */
+    bool no_advertise; /* DNS-SD does not tell of the API where other machines can reach it */
+    bool no_cluster;   /* also where this machine has the key of one */
     const char *cluster_listen; /* for other nodes, "0.0.0.0:4001"; NULL: the default */
     const char *peers[CLUSTER_MAX_PEER_OPTIONS]; /* HOST:PORT of nodes that no beacon reaches */
     size_t n_peers;
-    const char *node_name; /* NULL: the machine's */
-    server_log *log;       /* NULL: none */
+    const char *node_name;      /* NULL: the machine's */
+    const char *data_interface; /* that data of the cluster goes over; NULL: the best one */
+    server_log *log;            /* NULL: none */
     void *log_context;
 };
 

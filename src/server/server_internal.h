@@ -227,6 +227,7 @@ struct server {
     struct server_options options;
     struct net_loop *loop;
     struct http_server *http;
+    struct net_advertisement *advertisement; /* NULL: none */
     struct gateway *gateway;
     struct worker *worker;
     struct responses *responses;

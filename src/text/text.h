@@ -27,8 +27,8 @@ enum tokenizer_rule { TOKENIZER_DEFAULT, TOKENIZER_NO, TOKENIZER_YES };
 
 #define TOKEN_NONE (-1)
 
-/* Plain data, as model files carry it; borrowed for the life of the tokenizer, but the merges: until
- * tokenizer_open returns. */
+/* Plain data, as model files carry it; borrowed for the life of the tokenizer, but the merges:
+ * until tokenizer_open returns. */
 struct tokenizer_config {
     /* "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "t5" (unigram) or "bert". */
     struct view model;

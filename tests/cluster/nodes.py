@@ -86,6 +86,7 @@ class Host:
         self.number = number
         self.prefix, self.address = [], "127.0.0.1"
         self.group = MemoryGroup(f"consort{RUN}-{number}", memory_bytes) if memory_bytes else None
+        self.listen = "127.0.0.1:0"
         if number == 0:
             return
         self.name = f"consort{RUN}-{number}"
@@ -93,6 +94,7 @@ class Host:
         # Not "ip netns exec", under which control groups are not to be seen.
         self.prefix = ["nsenter", f"--net=/run/netns/{self.name}"]
         self.device = f"cv{RUN}n{number}"
+        self.listen = f"{self.address}:0"
         commands = [
             ["ip", "netns", "add", self.name],
             ["ip", "link", "add", self.device, "type", "veth", "peer", "name", "eth0", "netns", self.name],
@@ -108,6 +110,30 @@ class Host:
     def cut(self, up=False):
         """Takes the host's network away, or gives it back."""
         subprocess.run(["ip", "link", "set", self.device, "up" if up else "down"], check=True)
+
+    def add_interface(self, name, bridge, network):
+        """One more interface, in the network of that bridge; the node listens on all from now on."""
+        device = f"cw{RUN}n{self.number}"
+        self.listen = ":0"
+        for command in (["ip", "link", "add", device, "type", "veth", "peer", "name", name, "netns", self.name],
+                        ["ip", "link", "set", device, "master", bridge, "up"],
+                        [*self.prefix, "ip", "address", "add", f"{network}.{self.number}/24", "dev", name],
+                        [*self.prefix, "ip", "link", "set", name, "up"]):
+            subprocess.run(command, check=True, capture_output=True)
+
+    def shape(self, name, rate):
+        """Bounds what the interface sends; False where the system cannot."""
+        return subprocess.run([*self.prefix, "tc", "qdisc", "add", "dev", name, "root", "tbf", "rate", rate,
+                               "burst", "64kb", "latency", "50ms"], capture_output=True).returncode == 0
+
+    def set_link(self, name, up):
+        subprocess.run([*self.prefix, "ip", "link", "set", name, "up" if up else "down"], check=True)
+
+    def sent(self, name):
+        """Bytes that left by the interface so far."""
+        told = subprocess.run([*self.prefix, "ip", "-s", "-j", "link", "show", name], check=True,
+                              capture_output=True, text=True).stdout
+        return json.loads(told)[0]["stats64"]["tx"]["bytes"]
 
     def enter(self):
         """To be run in a new process of this host."""
@@ -166,9 +192,8 @@ class Node:
         return done.stdout if check else (done.returncode, done.stdout, done.stderr)
 
     def up(self, *arguments, models=()):
-        listen = f"{self.host.address}:0"
         words = [*self.host.prefix, *tap.CONSORT, "up", *models, "--listen", "127.0.0.1:0",
-                 "--node-name", self.name, "--cluster-listen", listen, *map(str, arguments)]
+                 "--node-name", self.name, "--cluster-listen", self.host.listen, *map(str, arguments)]
         if self.host.number:
             words += ["--listen", f"{self.host.address}:4000", "--open"]
         self.log_file = open(Path(self.home.name, "log"), "wb+", buffering=0)

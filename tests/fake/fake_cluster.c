@@ -36,6 +36,7 @@ struct event {
     enum event_kind kind;
     unsigned node, generation, other, connection, end;
     uint64_t a, b;
+    struct cluster_way way;
     char text[CLUSTER_OBJECT_BYTES], key[CLUSTER_KEY_ID_BYTES];
 };
 
@@ -104,6 +105,9 @@ struct sim_node {
     struct work_here works[MAX_WORKS];
     struct store_object store[STORE_OBJECTS];
     uint64_t chunks_from;
+    double rates[SIM_NETWORKS]; /* of its interfaces, bytes a second; 0: down */
+    const char *pin;            /* the interface that it wants data to go over */
+    unsigned n_gone;            /* places that it was told are gone */
 };
 
 struct sim {
@@ -357,15 +361,39 @@ static uint64_t env_random(void *context)
     return next_random(node->sim);
 }
 
+static void place_text(char *out, size_t size, unsigned node, unsigned network)
+{
+    snprintf(out, size, "10.%u.0.%u:1", network + 1, node); /* 10.0 is for what is always there */
+}
+
+/* The network that an address is in, where the node can be reached; SIM_NETWORKS: none. */
+static unsigned network_of(const struct sim_node *node, const char *address)
+{
+    char text[CLUSTER_ADDRESS_BYTES];
+    unsigned network = 0;
+    for (; network < SIM_NETWORKS; network++) {
+        place_text(text, sizeof text, node->index, network);
+        if (node->rates[network] > 0 && strcmp(text, address) == 0)
+            break;
+    }
+    return network;
+}
+
+static bool is_at(const struct sim_node *node, const char *address)
+{
+    return strcmp(node->address, address) == 0 || network_of(node, address) < SIM_NETWORKS;
+}
+
 static void env_connect(void *context, const char *address, const char *key_id)
 {
     struct sim_node *node = context;
     struct sim *sim = node->sim;
     unsigned other = 0;
-    while (other < sim->options.n_nodes && strcmp(sim->nodes[other].address, address) != 0)
+    while (other < sim->options.n_nodes && !is_at(&sim->nodes[other], address))
         other++;
     if (other == sim->options.n_nodes)
         other = node->index;
+    trace(sim, node, "dials %s with %s", address, key_id);
     struct event *event = event_new(sim, EVENT_DIALLED, node->index);
     event->other = other;
     text_copy(event->text, sizeof event->text, address);
@@ -419,14 +447,38 @@ static void env_keys(void *context, const struct cluster_key *keys, size_t n_key
     node->n_keys = n_keys;
 }
 
-static void env_measure(void *context, struct cluster_id id, const char *address)
+static void env_measure(void *context, struct cluster_id id, const struct cluster_way *way)
 {
     struct sim_node *node = context;
-    (void)address;
     struct event *event = event_new(node->sim, EVENT_MEASURED, node->index);
     event->a = id.high;
     event->b = id.low;
+    event->way = *way;
     event_at(node->sim, event, node->sim->now_ms + 300);
+}
+
+/* The slower interface of both is the rate; an address that was always there is one of 1 GB/s. */
+static void happen_measured(struct sim *sim, struct sim_node *node, const struct event *event)
+{
+    struct cluster_id id = {event->a, event->b};
+    double rate = 1e9;
+    for (unsigned i = 0; i < sim->options.n_nodes && event->way.interface[0] != 0; i++) {
+        unsigned network = network_of(&sim->nodes[i], event->way.address);
+        if (cluster_id_equal(sim->nodes[i].id, id))
+            rate = network < SIM_NETWORKS ? MIN(sim->nodes[i].rates[network], node->rates[network])
+                                          : 0;
+    }
+    enum cluster_measure_result result = rate > 0 ? CLUSTER_MEASURED : CLUSTER_MEASURE_FAILED;
+    if (sim->options.faults && chance(sim, 20))
+        result = chance(sim, 50) ? CLUSTER_MEASURE_BUSY : CLUSTER_MEASURE_FAILED;
+    cluster_core_measured(node->core, id, &event->way, result, 50, rate, "eth");
+}
+
+static void env_place_gone(void *context, struct cluster_id id, const char *address)
+{
+    struct sim_node *node = context;
+    (void)id, (void)address;
+    node->n_gone++;
 }
 
 static void env_log(void *context, const char *line)
@@ -984,6 +1036,7 @@ static const struct cluster_env environment = {.now_ms = env_now,
                                                .save = env_save,
                                                .keys = env_keys,
                                                .measure = env_measure,
+                                               .place_gone = env_place_gone,
                                                .plan = env_plan,
                                                .reserve = env_reserve,
                                                .release = env_release,
@@ -1016,7 +1069,7 @@ int sim_submit(struct sim *sim, unsigned index, unsigned model, uint32_t n_token
         json_pack("{s:I, s:i}", "seed", (json_int_t)request->seed, "n", (int)n_tokens);
     struct error error;
     struct cluster_id to = {0, 0};
-    enum cluster_way way =
+    enum cluster_route way =
         cluster_core_replica(node->core, sim->models[model].sha, NULL, 0, 100, &to);
     if (way == CLUSTER_HERE)
         to = node->id;
@@ -1302,6 +1355,14 @@ static void set_facts(struct sim *sim, struct sim_node *node)
     for (unsigned i = 0; i < sim->options.n_models; i++)
         if (node->whole[i])
             facts.models[facts.n_models++] = sim->models[i];
+    for (unsigned i = 0; i < SIM_NETWORKS; i++)
+        if (node->rates[i] > 0) {
+            struct cluster_place *place = &facts.places.at[facts.places.n++];
+            *place = (struct cluster_place){.prefix = 24, .order = 1};
+            snprintf(place->interface, sizeof place->interface, "net%u", i);
+            place_text(place->address, sizeof place->address, node->index, i);
+            place->pinned = node->pin != NULL && strcmp(node->pin, place->interface) == 0;
+        }
     for (size_t i = 0; i < STORE_OBJECTS; i++)
         if (is_complete(&node->store[i]) && facts.n_objects < CLUSTER_MAX_OBJECTS) {
             struct cluster_object *object = &facts.objects[facts.n_objects++];
@@ -1432,7 +1493,7 @@ static void handle(struct sim *sim, struct event *event)
         happen_fetched(sim, event);
         break;
     case EVENT_MEASURED:
-        cluster_core_measured(node->core, (struct cluster_id){event->a, event->b}, 50, 1e9, "eth");
+        happen_measured(sim, node, event);
         break;
     case EVENT_STEP:
         happen_step(sim, event);
@@ -1542,6 +1603,7 @@ void sim_start(struct sim *sim, unsigned index)
                                             .address = node->address,
                                             .key = first_key,
                                             .saved = node->saved,
+                                            .data_interface = node->pin,
                                             .prepare_ms = 10000,
                                             .open_ms = 5000,
                                             .hung_ms = 3000,
@@ -1555,6 +1617,35 @@ void sim_start(struct sim *sim, unsigned index)
     if (node->peer != NULL)
         cluster_core_add_peer(node->core, node->peer);
     event_at(sim, event_new(sim, EVENT_TICK, index), sim->now_ms + sim_random(sim, 50));
+}
+
+void sim_network(struct sim *sim, unsigned index, unsigned network, double rate)
+{
+    sim->nodes[index].rates[network] = rate;
+    if (sim->nodes[index].core != NULL)
+        set_facts(sim, &sim->nodes[index]);
+}
+
+double sim_rate(const struct sim *sim, unsigned index, unsigned network)
+{
+    return sim->nodes[index].rates[network];
+}
+
+void sim_pin(struct sim *sim, unsigned index, const char *interface)
+{
+    sim->nodes[index].pin = interface;
+    if (sim->nodes[index].core != NULL)
+        set_facts(sim, &sim->nodes[index]);
+}
+
+void sim_move(struct sim *sim, unsigned index, const char *address)
+{
+    text_copy(sim->nodes[index].address, sizeof sim->nodes[index].address, address);
+}
+
+unsigned sim_gone(const struct sim *sim, unsigned index)
+{
+    return sim->nodes[index].n_gone;
 }
 
 void sim_crash(struct sim *sim, unsigned index, bool power)

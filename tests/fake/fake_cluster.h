@@ -17,6 +17,7 @@
 #define SIM_MAX_KEYS 32
 #define SIM_LAYERS 240 /* of each model */
 #define SIM_NOBODY SIM_MAX_NODES
+#define SIM_NETWORKS 3
 
 struct sim_options {
     uint64_t seed;
@@ -106,9 +107,17 @@ bool sim_abandoned(const struct sim *sim, unsigned node);
 void sim_block(struct sim *sim, unsigned from, unsigned to, bool blocked);
 void sim_cut(struct sim *sim, unsigned a, unsigned b);         /* their links break now */
 void sim_latency(struct sim *sim, unsigned node, uint64_t ms); /* more, for all of its links */
-void sim_trace(struct sim *sim);                               /* from now on */
-void sim_beacons(struct sim *sim, bool on);                    /* nodes find each other */
-void sim_faults(struct sim *sim, bool on);                     /* as in struct sim_options */
+/* The interface "netN" of a node is there with that rate (bytes a second), or goes (0). It is in
+ * one network with those of the same number of other nodes. */
+void sim_network(struct sim *sim, unsigned node, unsigned network, double rate);
+double sim_rate(const struct sim *sim, unsigned node, unsigned network);
+void sim_pin(struct sim *sim, unsigned node, const char *interface); /* NULL: none */
+/* The node is reached at another address from now on, beside those of its networks. */
+void sim_move(struct sim *sim, unsigned node, const char *address);
+unsigned sim_gone(const struct sim *sim, unsigned node); /* addresses it was told are gone */
+void sim_trace(struct sim *sim);                         /* from now on */
+void sim_beacons(struct sim *sim, bool on);              /* nodes find each other */
+void sim_faults(struct sim *sim, bool on);               /* as in struct sim_options */
 
 /* ---- Clients --------------------------------------------------------------------------------- */
 

@@ -30,7 +30,9 @@ struct world {
     char object[CLUSTER_OBJECT_BYTES];
     uint32_t chunk, n_tokens;
     struct cluster_id source;
-    bool fetching;
+    bool fetching, measuring;
+    struct cluster_id measured;
+    struct cluster_way way;
 };
 
 static const struct cluster_id self_id = {0, 3};
@@ -102,6 +104,14 @@ static enum status world_plan(void *context, const struct cluster_plan_input *in
         out->members[i].slice_bytes = 20u << 20;
     }
     return STATUS_OK;
+}
+
+static void world_measure(void *context, struct cluster_id node, const struct cluster_way *way)
+{
+    struct world *world = context;
+    world->measuring = true;
+    world->measured = node;
+    world->way = *way;
 }
 
 static bool world_has(void *context, const char *object)
@@ -205,6 +215,14 @@ static void world_ends(struct world *world, bool good, uint64_t ms)
             cluster_core_fetched(core, object, world->chunk, world->source,
                                  good ? CLUSTER_FETCHED : CLUSTER_FETCH_WRONG);
     }
+    if (world->measuring) {
+        struct cluster_way ways[CLUSTER_MAX_PATHS];
+        world->measuring = false;
+        cluster_core_measured(core, world->measured, &world->way,
+                              good ? CLUSTER_MEASURED : CLUSTER_MEASURE_FAILED, 50, 1e9, "eth1");
+        if (cluster_core_ways(core, world->measured, ways) > 0 && !good)
+            cluster_core_way_failed(core, world->measured, &ways[0]);
+    }
     if (world->work != 0) {
         cluster_core_token(core, world->work, world->n_tokens++, 7, NULL);
         if (good && world->n_tokens > 3)
@@ -246,6 +264,7 @@ static struct cluster_core *open_core(struct world *world, const json_t *saved)
                                     .drop = world_drop,
                                     .save = world_save,
                                     .keys = world_keys,
+                                    .measure = world_measure,
                                     .plan = world_plan,
                                     .has = world_has,
                                     .fetch = world_fetch,
@@ -332,10 +351,13 @@ static void line_done(struct world *world, const uint8_t *line, size_t size, uin
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct cluster_facts facts = {.memory_limit_bytes = 1000,
-                                         .disk_free_bytes = (uint64_t)1 << 40,
-                                         .can_own = true,
-                                         .n_models = 1};
+    static struct cluster_facts facts = {
+        .memory_limit_bytes = 1000,
+        .disk_free_bytes = (uint64_t)1 << 40,
+        .can_own = true,
+        .n_models = 1,
+        .places = {2,
+                   {{"eth1", "10.0.1.3:1", 24, 1, false}, {"eth2", "[fe80::3]:1", 64, 1, false}}}};
     struct world world = {.now_ms = 1000};
     struct cluster_model model = {.name = "model", .size_bytes = 100};
     struct error error;

@@ -1,5 +1,5 @@
-/* The input is a number that chooses a family, one that chooses where the reply is cut, and a reply.
- * What is read does not depend on the cuts, and calls have arguments that are objects. */
+/* The input is a number that chooses a family, one that chooses where the reply is cut, and a
+ * reply. What is read does not depend on the cuts, and calls have arguments that are objects. */
 #include "text/text.h"
 
 #include <stdlib.h>

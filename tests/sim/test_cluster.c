@@ -175,6 +175,13 @@ static void act_skew(struct story *story)
     sim_skew(story->sim, any_node(story), (int64_t)any(story, 2000000) - 1000000);
 }
 
+static void act_network(struct story *story)
+{
+    static const double rates[] = {0, 6e6, 1e8, 1e9};
+    sim_network(story->sim, any_node(story), (unsigned)any(story, SIM_NETWORKS),
+                rates[any(story, ARRAY_COUNT(rates))]);
+}
+
 static struct cluster_core *any_core(struct story *story, unsigned *node)
 {
     *node = any_node(story);
@@ -287,10 +294,10 @@ static const struct {
     unsigned weight;
     void (*act)(struct story *story);
 } acts[] = {
-    {36, act_submit}, {4, act_cancel},    {6, act_crash},  {5, act_cut},
-    {4, act_block},   {4, act_partition}, {4, act_freeze}, {3, act_hang},
-    {4, act_slow},    {2, act_skew},      {5, act_alias},  {7, act_key},
-    {8, act_load},    {1, act_remove},    {1, act_rotate}, {4, act_replica},
+    {36, act_submit},   {4, act_cancel},  {6, act_crash}, {5, act_cut},    {4, act_block},
+    {4, act_partition}, {4, act_freeze},  {3, act_hang},  {4, act_slow},   {2, act_skew},
+    {5, act_alias},     {7, act_key},     {8, act_load},  {1, act_remove}, {1, act_rotate},
+    {4, act_replica},   {5, act_network},
 };
 
 static void act(struct story *story)
@@ -517,6 +524,33 @@ static void forget_abandoned(struct story *story)
         }
 }
 
+/* Data takes the fastest network that both nodes have. */
+static void check_ways(struct story *story)
+{
+    struct sim *sim = story->sim;
+    struct cluster_way ways[CLUSTER_MAX_PATHS];
+    for (unsigned a = 0; a < story->options.n_nodes; a++)
+        for (unsigned b = 0; b < story->options.n_nodes; b++) {
+            double fastest = 0, taken = 0;
+            if (a == b || sim_core(sim, a) == NULL || sim_core(sim, b) == NULL)
+                continue;
+            size_t n = cluster_core_ways(sim_core(sim, a), sim_id(sim, b), ways);
+            for (unsigned i = 0; i < SIM_NETWORKS; i++) {
+                double rate = MIN(sim_rate(sim, a, i), sim_rate(sim, b, i));
+                char name[16];
+                snprintf(name, sizeof name, "net%u", i);
+                if (n > 0 && strcmp(ways[0].interface, name) == 0)
+                    taken = rate;
+                fastest = MAX(fastest, rate);
+            }
+            if (n > 0 && ways[0].interface[0] == 0)
+                taken = 1e9; /* the address outside these networks */
+            if (taken < fastest)
+                sim_fail(sim, "data from %s to %s takes no network of the best", sim_name(sim, a),
+                         sim_name(sim, b));
+        }
+}
+
 static void finish(struct story *story)
 {
     struct sim *sim = story->sim;
@@ -541,6 +575,7 @@ static void finish(struct story *story)
     ask_each(story);
     if (!sim_wait(sim, sim_now(sim) + CALM_MS, sim_nothing_held))
         sim_fail(sim, "memory stays reserved in the end");
+    check_ways(story);
     for (unsigned i = 0; i < story->options.n_nodes; i++)
         if (sim_core(sim, i) != NULL) {
             json_t *status = cluster_core_status(sim_core(sim, i));

@@ -1,5 +1,5 @@
-/* Where everything takes a hundred times longer (sanitizers, emulation), some of a test's cases have
- * to do: tests/run-suites says so. */
+/* Where everything takes a hundred times longer (sanitizers, emulation), some of a test's cases
+ * have to do: tests/run-suites says so. */
 #ifndef CONSORT_TESTS_SLOW_H
 #define CONSORT_TESTS_SLOW_H
 

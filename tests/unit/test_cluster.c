@@ -263,6 +263,161 @@ static void test_transfer_relays(void **state)
         transfer_close(&transfers[i]);
 }
 
+/* ---- Ways between two nodes ------------------------------------------------------------------ */
+
+static struct path path_of(enum path_state state, double latency_us, double bandwidth)
+{
+    return (struct path){.state = state, .latency_us = latency_us, .bandwidth = bandwidth};
+}
+
+static void check_order(const struct path *paths, uint32_t n, const char *expected)
+{
+    uint32_t order[CLUSTER_MAX_PATHS];
+    char text[CLUSTER_MAX_PATHS + 1] = "";
+    paths_order(paths, n, order);
+    for (uint32_t i = 0; i < n; i++)
+        text[i] = (char)('0' + order[i]);
+    assert_string_equal(text, expected);
+}
+
+static void test_paths_order(void **state)
+{
+    (void)state;
+    struct path paths[] = {path_of(PATH_GOOD, 900, 6e6), path_of(PATH_GOOD, 40, 1.2e9),
+                           path_of(PATH_GOOD, 20, 1.15e9), path_of(PATH_UNKNOWN, 0, 0),
+                           path_of(PATH_DEAD, 0, 0)};
+    check_order(paths, 0, "");
+    check_order(paths, 1, "0");
+    check_order(paths, 2, "10");
+    check_order(paths, 5, "21034"); /* about as fast: the latency decides; dead ones last */
+    paths[3].control = paths[4].control = true;
+    check_order(paths, 5, "21034");
+    paths[0].state = paths[1].state = paths[2].state = PATH_UNKNOWN;
+    check_order(paths, 5, "30124"); /* nothing is measured: where the control link is */
+    for (int i = 0; i < 3; i++)
+        paths[i].state = PATH_GOOD;
+    for (int i = 1; i < 5; i++)
+        paths[i].strayed = 1;
+    check_order(paths, 5, "02134"); /* the first one is pinned, though slow */
+    paths[0].state = PATH_DEAD;
+    check_order(paths, 5, "21340"); /* ... as long as it works */
+}
+
+static void check_way(struct sim *sim, unsigned at, unsigned to, const char *interface)
+{
+    struct cluster_way ways[CLUSTER_MAX_PATHS];
+    size_t n = cluster_core_ways(sim_core(sim, at), sim_id(sim, to), ways);
+    assert_string_equal(n > 0 ? ways[0].interface : "", interface);
+}
+
+static void check_both(struct sim *sim, const char *interface)
+{
+    check_way(sim, 0, 1, interface);
+    check_way(sim, 1, 0, interface);
+}
+
+/* Two nodes with a slow interface, which comes first, and a fast one. */
+static void test_paths_measured(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    check_both(sim, ""); /* they have told no interfaces */
+    for (unsigned i = 0; i < 2; i++) {
+        sim_network(sim, i, 0, 6e6);
+        sim_network(sim, i, 1, 5e9);
+    }
+    run_ms(sim, 8000);
+    check_both(sim, "net1");
+    const struct told_link *link =
+        members_link(&sim_core(sim, 0)->nodes[0], &sim_core(sim, 1)->nodes[0]);
+    assert_true(link != NULL && link->bandwidth == 5e9);
+    json_t *status = cluster_core_status(sim_core(sim, 1));
+    const json_t *links = json_object_get(status, "links");
+    const json_t *paths = json_object_get(json_array_get(links, 0), "paths");
+    assert_int_equal(json_array_size(links), 1);
+    assert_int_equal(json_array_size(paths), 3); /* and the address of the control link */
+    assert_string_equal(json_string_value(json_object_get(json_array_get(paths, 0), "interface")),
+                        "net1");
+    json_decref(status);
+    sim_close(sim);
+}
+
+static void test_paths_pinned(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(3);
+    for (unsigned i = 0; i < 3; i++) {
+        sim_network(sim, i, 0, 6e6);
+        sim_network(sim, i, 1, 5e9);
+    }
+    run_ms(sim, 12000);
+    check_both(sim, "net1");
+    sim_pin(sim, 1, "net0"); /* for all that go there */
+    run_ms(sim, 8000);
+    check_both(sim, "net0");
+    check_way(sim, 2, 1, "net0");
+    check_way(sim, 0, 2, "net1");
+    sim_network(sim, 1, 0, 0); /* better over another one than not at all */
+    run_ms(sim, 8000);
+    check_both(sim, "net1");
+    sim_close(sim);
+}
+
+static void test_paths_change(void **state)
+{
+    (void)state;
+    struct cluster_way ways[CLUSTER_MAX_PATHS];
+    struct sim *sim = begin(2);
+    for (unsigned i = 0; i < 2; i++) {
+        sim_network(sim, i, 0, 6e6);
+        sim_network(sim, i, 1, 5e9);
+    }
+    run_ms(sim, 8000);
+    check_both(sim, "net1");
+    assert_int_equal(sim_gone(sim, 0) + sim_gone(sim, 1), 0);
+    sim_network(sim, 1, 1, 0);
+    run_ms(sim, 200);
+    check_both(sim, ""); /* by what is known, at once: its first address is faster than net0 */
+    assert_int_equal(sim_gone(sim, 0), 1);
+    assert_int_equal(sim_gone(sim, 1), 1);
+    run_ms(sim, 8000);
+    check_both(sim, "");
+    for (unsigned i = 0; i < 2; i++)
+        sim_network(sim, i, 2, 2e9);
+    run_ms(sim, 8000);
+    check_both(sim, "net2");
+    /* A connection that failed is not tried first any more, and measured again. */
+    for (unsigned i = 0; i < 2; i++) {
+        assert_true(cluster_core_ways(sim_core(sim, i), sim_id(sim, 1 - i), ways) > 0);
+        cluster_core_way_failed(sim_core(sim, i), sim_id(sim, 1 - i), &ways[0]);
+        check_way(sim, i, 1 - i, "");
+        run_ms(sim, 20000);
+        check_both(sim, "net2");
+    }
+    sim_close(sim);
+}
+
+/* The address of the control link is not there any more: another interface's is dialled. */
+static void test_paths_dialled(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    for (unsigned i = 0; i < 2; i++) {
+        sim_beacons(sim, false);
+        sim_network(sim, i, 0, 6e6);
+        sim_network(sim, i, 1, 5e9);
+    }
+    run_ms(sim, 8000);
+    for (unsigned i = 0; i < 2; i++)
+        sim_move(sim, i, "nowhere");
+    sim_cut(sim, 0, 1);
+    run_ms(sim, 200);
+    assert_false(is_up(sim, 0, 1));
+    run_ms(sim, 20000);
+    assert_true(is_up(sim, 0, 1) && is_up(sim, 1, 0));
+    sim_close(sim);
+}
+
 /* ---- Membership ------------------------------------------------------------------------------ */
 
 static void test_members_mesh(void **state)
@@ -963,6 +1118,11 @@ int main(void)
         cmocka_unit_test(test_transfer_rarest),
         cmocka_unit_test(test_transfer_wrong_bytes),
         cmocka_unit_test(test_transfer_relays),
+        cmocka_unit_test(test_paths_order),
+        cmocka_unit_test(test_paths_measured),
+        cmocka_unit_test(test_paths_pinned),
+        cmocka_unit_test(test_paths_change),
+        cmocka_unit_test(test_paths_dialled),
         cmocka_unit_test(test_members_mesh),
         cmocka_unit_test(test_members_killed_and_silent),
         cmocka_unit_test(test_members_one_way_silence),

@@ -68,11 +68,12 @@ static void *run_node(void *context)
     for (uint32_t rank = 0; rank < node->rank && node->status == STATUS_OK; rank++) {
         struct net_wire_options options = {.hello = {.purpose = NET_DATA, .trusted = node->trusted},
                                            .deadline_ns = clock_now_ns() + patience_ns};
-        /* The first address is one where nobody listens. */
-        struct net_address addresses[] = {{"127.0.0.1:1"}, node->addresses[rank]};
+        struct net_wire *wire;
         snprintf(options.hello.info, sizeof options.hello.info, "%u", node->rank);
-        node->status =
-            comm_mesh_connect(node->mesh, rank, addresses, 2, &key, &options, &node->error);
+        node->status = net_wire_connect(&wire, node->addresses[rank].text, &key, &options, NULL,
+                                        NULL, &node->error);
+        if (node->status == STATUS_OK)
+            node->status = comm_mesh_add(node->mesh, rank, wire, &node->error);
     }
     if (node->status == STATUS_OK)
         node->status =
@@ -309,7 +310,6 @@ static void test_comm_waits_end(void **state)
     assert_int_equal(pthread_create(&thread, NULL, abort_soon, mesh), 0);
     assert_int_equal(comm_mesh_comm(mesh, 0, 0, &comm, &error), STATUS_LOST);
     pthread_join(thread, NULL);
-    assert_int_equal(comm_mesh_connect(mesh, 1, NULL, 0, &key, NULL, &error), STATUS_LOST);
     comm_mesh_close(mesh);
     comm_mesh_close(NULL);
 }

@@ -986,9 +986,10 @@ static void test_wire_abort(void **state)
 }
 
 static enum net_link_fault connect_fault(const char *address, const struct net_link_key *key,
-                                         uint64_t timeout_ms)
+                                         uint64_t timeout_ms, const uint8_t *node)
 {
     struct net_wire_options options = {.hello = make_hello("wire", NET_DATA, ""),
+                                       .node = node,
                                        .deadline_ns = clock_now_ns() + timeout_ms * 1000000};
     struct net_wire *wire;
     enum net_link_fault fault = NET_LINK_LOCAL;
@@ -1015,14 +1016,16 @@ static void test_wire_connect_faults(void **state)
     char address[NET_ADDRESS_BYTES];
     pthread_t thread;
     int fd = raw_socket(NULL, true, address);
-    assert_int_equal(connect_fault(address, &good_key, 50), NET_LINK_TIMEOUT);
+    assert_int_equal(connect_fault(address, &good_key, 50, NULL), NET_LINK_TIMEOUT);
     close(fd);
-    assert_int_equal(connect_fault(address, &good_key, 10000), NET_LINK_REFUSED);
-    assert_int_equal(connect_fault("localhost:1", &good_key, 1000), NET_LINK_LOCAL);
+    assert_int_equal(connect_fault(address, &good_key, 10000, NULL), NET_LINK_REFUSED);
+    assert_int_equal(connect_fault("localhost:1", &good_key, 1000, NULL), NET_LINK_LOCAL);
     open_server(&fixture);
     assert_int_equal(pthread_create(&thread, NULL, run_loop, &fixture), 0);
     key.secret[0]++;
-    assert_int_equal(connect_fault(fixture.address, &key, 10000), NET_LINK_KEY);
+    assert_int_equal(connect_fault(fixture.address, &key, 10000, NULL), NET_LINK_KEY);
+    static const uint8_t other[NET_NODE_BYTES] = "nobody's";
+    assert_int_equal(connect_fault(fixture.address, &good_key, 10000, other), NET_LINK_STRANGER);
     net_loop_stop(fixture.loop);
     pthread_join(thread, NULL);
     close_server(&fixture);
@@ -1046,9 +1049,40 @@ static void test_resolve(void **state)
         assert_int_equal(net_resolve(wrong[i], found, 4, &n, &error), STATUS_INVALID);
 }
 
+static void test_numeric_addresses(void **state)
+{
+    (void)state;
+    char text[NET_ADDRESS_BYTES];
+    assert_true(net_address_near("10.1.2.3:4001", "10.1.3.9", 23));
+    assert_false(net_address_near("10.1.2.3:4001", "10.1.3.9", 24));
+    assert_true(net_address_near("10.1.2.3", "99.1.2.3", 0));
+    assert_true(net_address_near("[fe80::1%eth0]:1", "fe80::2", 64));
+    assert_false(net_address_near("10.1.2.3", "::1", 0));
+    assert_false(net_address_near("host:1", "host:1", 8));
+    assert_false(net_address_near("", "", 0));
+    assert_true(net_address_same("[2001:db8::1]:4001", "2001:db8:0::1"));
+    assert_false(net_address_same("10.0.0.1", "10.0.0.2"));
+    assert_true(net_address_of_link("fe80::1%eth0") && net_address_of_link("[febf::1]:2"));
+    assert_false(net_address_of_link("fec0::1") || net_address_of_link("10.0.0.1"));
+    assert_true(net_address_host("[fe80::1]:4001", "en2", text));
+    assert_string_equal(text, "fe80::1%en2");
+    assert_true(net_address_host("[fe80::1%en9]:4001", NULL, text));
+    assert_string_equal(text, "fe80::1");
+    assert_true(net_address_host("10.0.0.1:5", "en2", text));
+    assert_string_equal(text, "10.0.0.1");
+    assert_false(net_address_host("some.where:5", "en2", text));
+    net_address_join("10.0.0.1", 5, text);
+    assert_string_equal(text, "10.0.0.1:5");
+    net_address_join("fe80::1%en2", 5, text);
+    assert_string_equal(text, "[fe80::1%en2]:5");
+    assert_int_equal(net_address_port("[fe80::1%en2]:5"), 5);
+    assert_int_equal(net_address_port("10.0.0.1"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_numeric_addresses),
         cmocka_unit_test(test_link_messages),
         cmocka_unit_test(test_link_large_messages),
         cmocka_unit_test(test_link_longer_messages),

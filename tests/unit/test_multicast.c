@@ -32,9 +32,13 @@ static void test_interfaces(void **state)
     assert_non_null(found);
     assert_true(found->index > 0);
     assert_true(found->multicast);
+    assert_true(found->running);
     bool four = false;
     for (size_t i = 0; i < found->n_addresses; i++)
-        four = four || strcmp(found->addresses[i], "127.0.0.1") == 0;
+        four = four || (strcmp(found->addresses[i], "127.0.0.1") == 0 && found->prefixes[i] == 8);
+    assert_int_equal(net_interface_check(found->name, &error), STATUS_OK);
+    assert_int_equal(net_interface_check("nowhere", &error), STATUS_NOT_FOUND);
+    assert_non_null(strstr(error.text, found->name));
     assert_true(four);
     for (size_t i = 0; i < n; i++) {
         assert_true(all[i].n_addresses > 0);

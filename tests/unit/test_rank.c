@@ -274,16 +274,17 @@ static void open_network(struct room *room)
 
 static void connect_ranks(struct room *room)
 {
-    struct net_address address;
-    snprintf(address.text, sizeof address.text, "127.0.0.1:%u", net_link_server_port(room->server));
+    char address[NET_ADDRESS_BYTES];
+    snprintf(address, sizeof address, "127.0.0.1:%u", net_link_server_port(room->server));
     for (uint32_t from = 1; from < room->n_ranks; from++)
         for (uint32_t to = 0; to < from; to++) {
             struct error error = {0};
             struct net_wire_options options = {.hello = {.purpose = NET_DATA}};
             snprintf(options.hello.info, sizeof options.hello.info, "%u %u", to, from);
             options.deadline_ns = clock_now_ns() + 60000000000u;
-            if (comm_mesh_connect(room->seats[from].mesh, to, &address, 1, &key, &options,
-                                  &error) != STATUS_OK)
+            struct net_wire *wire;
+            if (net_wire_connect(&wire, address, &key, &options, NULL, NULL, &error) != STATUS_OK ||
+                comm_mesh_add(room->seats[from].mesh, to, wire, &error) != STATUS_OK)
                 fail_msg("%s", error.text);
         }
 }

@@ -57,8 +57,8 @@ static unsigned way_of(struct sim *sim, unsigned node, int32_t first)
     uint64_t prefixes[CLUSTER_PREFIX_LEVELS];
     uint32_t n = prefixes_of(sim, node, first, prefixes);
     struct cluster_id to = {0, 0};
-    enum cluster_way way = cluster_core_replica(sim_core(sim, node), sim_model(sim, 0)->sha,
-                                                prefixes, n, N_TOKENS, &to);
+    enum cluster_route way = cluster_core_replica(sim_core(sim, node), sim_model(sim, 0)->sha,
+                                                  prefixes, n, N_TOKENS, &to);
     assert_int_not_equal(way, CLUSTER_NOWHERE);
     for (unsigned i = 0; way == CLUSTER_THERE && i < sim_n_nodes(sim); i++)
         if (cluster_id_equal(to, sim_id(sim, i)))
