@@ -131,21 +131,28 @@ static void test_copies(void **state)
     sim_close(sim);
 }
 
-static void test_copies_no_room(void **state)
+/* Node 0 has the model and no memory; the others' disks have room for either of the two slices. */
+static struct sim_options options_without_room(void)
 {
-    (void)state;
     struct sim_options options = options_of(3);
     options.memory[0] = 10;
     char slice[CLUSTER_OBJECT_BYTES];
     struct sim *sim = sim_open(&options);
-    for (unsigned i = 0; i < 2; i++) { /* room for either of the two slices */
+    for (unsigned i = 0; i < 2; i++) {
         snprintf(slice, sizeof slice, "%s/0-%d.%u.2.1", sim_model(sim, 1)->sha, SIM_LAYERS, i);
         options.disk[1] = MAX(options.disk[1],
                               DISK_KEEP_BYTES + sim_object_bytes(slice) + CLUSTER_CHUNK_BYTES / 2);
     }
     options.disk[2] = options.disk[1];
     sim_close(sim);
-    sim = begin_slices(3, &options);
+    return options;
+}
+
+static void test_copies_no_room(void **state)
+{
+    (void)state;
+    struct sim_options options = options_without_room();
+    struct sim *sim = begin_slices(3, &options);
     sim_crash(sim, 0, true);
     run_ms(sim, 20000);
     assert_int_equal(n_slices(sim), 2);
@@ -162,9 +169,8 @@ static void test_clean_old(void **state)
 {
     (void)state;
     const uint64_t long_s = (CLEAN_AFTER_DAYS + 1) * 86400;
-    struct sim_options options = options_of(3);
+    struct sim_options options = options_without_room();
     struct error error;
-    options.memory[0] = 10;
     struct sim *sim = begin_slices(3, &options);
     sim_age_objects(sim, 1, long_s);
     sim_age_objects(sim, 2, long_s);
