@@ -99,11 +99,11 @@ def check_alone(nodes):
 
 
 def check_revoked(nodes):
-    key = make(nodes, "eve")
+    key = make(nodes, "zoe")
     for node in nodes:
         ask(node, key)
-    wait_for("it is in the file", lambda: "eve" in nodes[1].command("key", "list"))
-    nodes[1].command("key", "revoke", "eve")
+    wait_for("it is in the file", lambda: "zoe" in nodes[1].command("key", "list"))
+    nodes[1].command("key", "revoke", "zoe")
     began, took = time.monotonic(), {}
 
     def refused():
