@@ -79,6 +79,8 @@ static bool keep_usage(void *context, const struct usage *usage)
 {
     struct table *table = context;
     json_t *texts = json_pack("[s, s, s]", usage->day, usage->key, usage->model);
+    if (texts == NULL)
+        return true; /* a name that is no UTF-8 */
     json_array_append_new(table->owner, texts);
     return add_row(table, &(struct row){json_string_value(json_array_get(texts, 0)),
                                         json_string_value(json_array_get(texts, 1)),

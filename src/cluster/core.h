@@ -280,7 +280,7 @@ struct cluster_env {
     /* Sets memory aside for a rank, beyond what the core counts; false refuses. (optional) */
     bool (*reserve)(void *context, uint64_t instance, uint32_t epoch, uint64_t bytes);
     void (*release)(void *context, uint64_t instance, uint32_t epoch); /* (optional) */
-    /* Whether an object is here, whole, or can be made from what is here. */
+    /* Whether an object is here, whole, or its model is. */
     bool (*has)(void *context, const char *object);
     /* Fetches a chunk; ends in cluster_core_fetched. source may be this node: then it is made from
      * other slices that are here. CLUSTER_CHUNK_MANIFEST: size and hashes, with
@@ -289,6 +289,10 @@ struct cluster_env {
     void (*fetch)(void *context, const char *object, uint32_t chunk, struct cluster_id source);
     /* All chunks are there: the object is whole. model: its name, "" where it is not known. */
     void (*fetched)(void *context, const char *object, const char *model);
+    /* What was begun of an object is not wanted now; what came may be kept. (optional) */
+    void (*abandoned)(void *context, const char *object);
+    /* It is in use today. (optional) */
+    void (*used)(void *context, const char *object);
     /* A slice goes. Without this, none does. (optional) */
     void (*remove)(void *context, const char *object);
     /* Opens a rank; ends in cluster_core_opened. */

@@ -204,7 +204,12 @@ static void remove_old(struct cluster_core *core)
     uint64_t now_s = core->env.wall_ms(core->env.context) / 1000;
     core->removable_bytes = 0;
     for (uint32_t i = facts->n_objects; i-- > 0;) {
-        const struct cluster_object *object = &facts->objects[i];
+        struct cluster_object *object = &facts->objects[i];
+        if (core->env.used != NULL && object->used_s + SECONDS_A_DAY < now_s &&
+            wanted_anywhere(core, object->id)) {
+            object->used_s = now_s;
+            core->env.used(core->env.context, object->id);
+        }
         if (!may_go(core, object))
             continue;
         if (object->used_s + (uint64_t)CLEAN_AFTER_DAYS * SECONDS_A_DAY < now_s)

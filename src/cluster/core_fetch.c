@@ -15,7 +15,6 @@
 #define MANIFEST_TIMEOUT_MS 30000
 #define PROGRESS_MS 1000
 #define COPY_IN_FLIGHT 2 /* a second copy is not in a hurry */
-#define HOLDS_BYTES (CLUSTER_MAX_CHUNKS / 4 + 1)
 
 struct fetching *fetch_find(struct cluster_core *core, const char *object)
 {
@@ -31,6 +30,13 @@ static void fetch_free(struct cluster_core *core, struct fetching *fetching)
     transfer_close(&fetching->transfer);
     memset(fetching, 0, sizeof *fetching);
     core->work_dirty = true;
+}
+
+static void fetch_give_up(struct cluster_core *core, struct fetching *fetching)
+{
+    if (core->env.abandoned != NULL)
+        core->env.abandoned(core->env.context, fetching->transfer.object);
+    fetch_free(core, fetching);
 }
 
 void fetch_close(struct cluster_core *core)
@@ -163,7 +169,7 @@ bool fetch_want(struct cluster_core *core, const char *object, bool copy, struct
             spare = other;
     }
     if (fetching == NULL && spare != NULL && !copy) { /* an instance goes before a copy */
-        fetch_free(core, spare);
+        fetch_give_up(core, spare);
         fetching = spare;
     }
     if (fetching == NULL) {
@@ -190,7 +196,7 @@ static void fetch_failed(struct cluster_core *core, struct fetching *fetching, c
     char object[CLUSTER_OBJECT_BYTES];
     memcpy(object, fetching->transfer.object, sizeof object);
     core_log(core, "%s: %s", object, reason);
-    fetch_free(core, fetching);
+    fetch_give_up(core, fetching);
     worker_object_failed(core, object, reason);
 }
 
@@ -404,7 +410,7 @@ void fetch_forget(struct cluster_core *core, const char *sha)
         struct fetching *fetching = &core->fetches[i];
         if (fetching->state != TRANSFER_NONE && slice_of_model(fetching->transfer.object, sha) &&
             !worker_wants(core, fetching->transfer.object))
-            fetch_free(core, fetching);
+            fetch_give_up(core, fetching);
     }
 }
 
@@ -418,7 +424,7 @@ static void fetching_tick(struct cluster_core *core, struct fetching *fetching)
     if (fetching->copy && copies_wanted(core, transfer->object))
         fetching->wanted_ms = core->now_ms;
     if (core->now_ms - fetching->wanted_ms > TRANSFER_LINGER_MS) {
-        fetch_free(core, fetching);
+        fetch_give_up(core, fetching);
         return;
     }
     look_for_sources(core, fetching);

@@ -1,9 +1,8 @@
 /* Instances, at their owner: planning, reserving, preparing, opening, running, and once more when a
  * member is lost.
  *
- *   own        {model, options, keep}    begin this instance: the plan wants you as its owner;
- *   keep:
- *                                        because the desired state wants the model
+ *   own        {model, options, keep}    begin this instance: the plan wants you as its owner
+ *                                        (keep: because the desired state wants the model)
  *   make_room  {instance}                close it if nobody uses it: another model needs the memory
  *   unload     {sha}                     close it now
  *

@@ -56,7 +56,6 @@
 
 #define MAX_LIMITS CLUSTER_MAX_NODES
 #define MAX_KINDS 8
-#define TOLD_STEPS_BYTES (CLUSTER_MAX_RESERVATIONS)
 #define STATE_BUCKETS 64
 #define STATE_BATCH 64 /* entries a message */
 

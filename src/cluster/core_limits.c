@@ -36,9 +36,10 @@
  *   - A node that is lost keeps, in the eyes of the others, one part in n (held), for
  *     HELD_SILENT_MS where it fell silent and HELD_CLOSED_MS where its link was closed, as links of
  *     processes are that ended. So each side of a partition goes on with as many parts as it has
- *     nodes, all together with no more than the limit; for longer than that, each side has the
- *     whole of it. Once, as they part, it can be L / 2 more: what the nodes of one side took before
- *     they noticed is told among them, and only in part set against what they keep.
+ *     nodes, but one a minute at least, all together with no more than the limit; for longer than
+ *     that, each side has the whole of it. Once, as they part, it can be L / 2 more: what the nodes
+ *     of one side took before they noticed is told among them, and only in part set against what
+ *     they keep.
  *   - A node that starts knows nothing of the last minute until a link is up; each start can let
  *     through once more what one node may: L.
  */
@@ -116,6 +117,12 @@ static double left_by_lost(const struct meter *meter)
     return fmax(left, 0.001);
 }
 
+/* Of a minute, while lost nodes keep their parts; one at least, or nothing would ever pass. */
+static double rate_of(const struct meter *meter, int kind)
+{
+    return meter->limits[kind] > 0 ? fmax(1, left_by_lost(meter) * meter->limits[kind]) : 0;
+}
+
 static uint64_t unheard(const struct meter *meter, int kind)
 {
     return meter->own.taken[kind] - meter->known.taken[kind];
@@ -153,9 +160,8 @@ static uint32_t room_to_run(const struct cluster_core *core, const struct meter 
 
 static void fill(struct cluster_core *core, struct meter *meter)
 {
-    double left = left_by_lost(meter);
     for (int kind = 0; kind < N_RATES; kind++)
-        bucket_fill(&meter->buckets[kind], left * meter->limits[kind], core->now_ms * 1000000);
+        bucket_fill(&meter->buckets[kind], rate_of(meter, kind), core->now_ms * 1000000);
 }
 
 static uint32_t limit_in(const json_t *value, const char *name)
@@ -238,9 +244,8 @@ static bool forgettable(struct cluster_core *core, struct meter *meter)
         if (meter->others[i].reading.running > 0 || meter->others[i].reading.busy)
             return false;
     fill(core, meter);
-    double left = left_by_lost(meter);
     for (int kind = 0; kind < N_RATES; kind++)
-        if (meter->limits[kind] > 0 && meter->buckets[kind].level < left * meter->limits[kind])
+        if (meter->limits[kind] > 0 && meter->buckets[kind].level < rate_of(meter, kind))
             return false;
     return true;
 }
@@ -514,7 +519,7 @@ static bool allow(const struct cluster_core *core, const struct meter *meter,
 {
     for (int kind = 0; kind < N_RATES; kind++) {
         const struct bucket *bucket = &meter->buckets[kind];
-        double rate = left_by_lost(meter) * meter->limits[kind];
+        double rate = rate_of(meter, kind);
         if (meter->limits[kind] == 0)
             continue;
         if (bucket->level < 1)

@@ -1,8 +1,7 @@
 /* Who is there: nodes, links between them, and their end.
  *
  *   hello  {protocol, id, incarnation, name, address, key}    the first on each link, both ways
- *   bye    {code, reason}                                     the last: "removed", "left",
- * "refused"
+ *   bye    {code, reason}                                     the last: removed, left, refused
  *   beat   {wall, digest, free, load,                         each 250 ms
  *           steps: [[instance, epoch, steps, waiting]]}       of ranks that are open
  *   facts  {version, limit, other, disk, bandwidth, flops, threads, own,   when they changed

@@ -21,6 +21,8 @@
 #define GROUP6 "ff02::636f:6e73"
 #define GROUP_PORT 4002
 #define NODE_FILE "cluster"
+#define PENDING_BYTES                                                                              \
+    ((size_t)16 * CLUSTER_MESSAGE_BYTES) /* of a link: requests come many at once */
 
 uint64_t node_now_ms(void)
 {
@@ -79,7 +81,10 @@ bool node_post(struct cluster_node *node, net_fn *fn, void *context)
         return false;
     *post = (struct post){node, fn, context};
     node_hold(node);
-    if (net_loop_post(node->options.loop, run_post, post))
+    pthread_mutex_lock(&node->post_mutex);
+    bool posted = !node->deaf && net_loop_post(node->options.loop, run_post, post);
+    pthread_mutex_unlock(&node->post_mutex);
+    if (posted)
         return true;
     free(post);
     node_let_go(node);
@@ -520,6 +525,12 @@ static void tell_failed_dial(void *context)
     free(dial);
 }
 
+static void object_used(void *context, const char *object)
+{
+    (void)context;
+    node_object_used(object);
+}
+
 static void env_connect(void *context, const char *address, const char *key_id)
 {
     struct cluster_node *node = context;
@@ -529,6 +540,7 @@ static void env_connect(void *context, const char *address, const char *key_id)
         .events = &dialled_events,
         .context = at,
         .hello = node_hello(node, NET_CONTROL, NULL),
+        .pending_bytes = PENDING_BYTES,
     };
     if (at != NULL) {
         snprintf(at->dialled, sizeof at->dialled, "%s", address);
@@ -852,6 +864,8 @@ static enum status open_core(struct cluster_node *node, struct error *error)
         .has = node_object_has,
         .fetch = node_object_fetch,
         .fetched = node_object_fetched,
+        .abandoned = node_object_abandon,
+        .used = object_used,
         .remove = node_object_remove,
         .open = node_rank_open,
         .close = node_rank_close,
@@ -885,7 +899,7 @@ static enum status open_links(struct cluster_node *node, struct error *error)
                                                   .down = on_accepted_down,
                                                   .refused = on_refused};
     struct net_link_server_options options = {
-        .link = {.events = &events, .context = node},
+        .link = {.events = &events, .context = node, .pending_bytes = PENDING_BYTES},
         .find_key = find_key,
     };
     options.link.hello = node_hello(node, NET_CONTROL, NULL);
@@ -930,6 +944,7 @@ enum status cluster_node_open(struct cluster_node **out, const struct cluster_no
     node->options = *options;
     atomic_init(&node->n_holds, 1);
     pthread_mutex_init(&node->local_mutex, NULL);
+    pthread_mutex_init(&node->post_mutex, NULL);
     if (node->options.listen == NULL)
         node->options.listen = CLUSTER_DEFAULT_LISTEN;
     node->incarnation = rng_entropy() >> 1;
@@ -981,6 +996,10 @@ void cluster_node_close(struct cluster_node *node)
     cluster_core_close(node->core);
     node->core = NULL;
     node->server = NULL;
+    /* Threads that still measure hold the node, and not the loop. */
+    pthread_mutex_lock(&node->post_mutex);
+    node->deaf = true;
+    pthread_mutex_unlock(&node->post_mutex);
     node_let_go(node);
 }
 

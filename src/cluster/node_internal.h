@@ -73,6 +73,8 @@ struct cluster_node {
     struct target *targets[CLUSTER_MAX_TRANSFERS];
     struct node_request *requests;
     struct node_metadata *metadata;
+    pthread_mutex_t post_mutex;  /* guards */
+    bool deaf;                   /* the loop may be gone */
     pthread_mutex_t local_mutex; /* guards the models that lie here whole */
     struct local_model local[CLUSTER_MAX_MODELS];
     size_t n_local;
@@ -182,6 +184,7 @@ void node_objects_open(void); /* removes what was not fetched to its end long ag
 
 void node_object_fetch(void *context, const char *object, uint32_t chunk, struct cluster_id source);
 void node_object_fetched(void *context, const char *object, const char *model);
+void node_object_abandon(void *context, const char *object);
 /* Brings a small object, without the control plane: after a while it is here, if it came whole. */
 void node_object_bring(struct cluster_node *node, const char *object, struct cluster_id source);
 /* A node asks for objects over a wire, which is taken over. */

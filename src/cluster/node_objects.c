@@ -138,6 +138,7 @@ struct target {
     uint8_t *have;
     size_t have_bytes;
     unsigned n_uncertain; /* chunks since KEEP */
+    bool whole;           /* it has its name; what still comes is not noted */
 };
 
 static void let_go(struct target *target)
@@ -181,6 +182,7 @@ static enum status open_target(struct target *target, uint64_t size_bytes, struc
         return error_set(error, STATUS_INVALID, "it is told to have %llu bytes",
                          (unsigned long long)size_bytes);
     target->have_bytes = (size_t)(n_chunks + 7) / 8;
+    free(target->have);
     target->have = calloc(1, target->have_bytes);
     if (target->have == NULL || !node_object_file(target->object, ".part", &path)) {
         buffer_free(&path);
@@ -190,8 +192,11 @@ static enum status open_target(struct target *target, uint64_t size_bytes, struc
     enum status status = STATUS_OK;
     if (target->fd < 0 || fstat(target->fd, &facts) != 0)
         status = error_set(error, STATUS_IO, "cannot write %s: %s", path.data, strerror(errno));
-    bool goes_on = status == STATUS_OK && (uint64_t)facts.st_size == size_bytes &&
-                   node_object_file(target->object, ".have", &have) && access(have.data, R_OK) == 0;
+    bool named = node_object_file(target->object, ".have", &have);
+    bool goes_on = status == STATUS_OK && (uint64_t)facts.st_size == size_bytes && named &&
+                   access(have.data, R_OK) == 0;
+    if (status == STATUS_OK && !goes_on && named)
+        unlink(have.data); /* of another part */
     struct buffer bits = {0};
     if (goes_on && file_read(have.data, target->have_bytes, &bits, NULL) == STATUS_OK &&
         bits.size == target->have_bytes)
@@ -219,7 +224,7 @@ static enum status put_chunk(struct target *target, uint32_t chunk, struct view 
     }
     pthread_mutex_lock(&target->mutex);
     target->have[chunk / 8] |= (uint8_t)(1u << chunk % 8);
-    if (++target->n_uncertain >= KEEP_CHUNKS)
+    if (++target->n_uncertain >= KEEP_CHUNKS && !target->whole)
         keep(target);
     pthread_mutex_unlock(&target->mutex);
     return STATUS_OK;
@@ -347,6 +352,7 @@ static bool connect_wire(struct node_fetcher *fetcher)
     struct net_wire *wire;
     pthread_mutex_lock(&fetcher->mutex);
     struct node_ways ways = fetcher->ways;
+    struct net_link_key key = fetcher->key;
     bool renew = fetcher->renew;
     fetcher->renew = false;
     pthread_mutex_unlock(&fetcher->mutex);
@@ -354,8 +360,8 @@ static bool connect_wire(struct node_fetcher *fetcher)
         drop_wire(fetcher);
     if (fetcher->wire != NULL)
         return true;
-    if (node_ways_connect(fetcher->node, &wire, &ways, &fetcher->key, &fetcher->hello, 0, NULL,
-                          NULL) != STATUS_OK)
+    if (node_ways_connect(fetcher->node, &wire, &ways, &key, &fetcher->hello, 0, NULL, NULL) !=
+        STATUS_OK)
         return false;
     pthread_mutex_lock(&fetcher->mutex);
     fetcher->wire = wire;
@@ -440,6 +446,7 @@ static void *fetch_all(void *argument)
     while (!fetcher->closing) {
         struct ask *ask = fetcher->first;
         if (ask == NULL) {
+            object_source_close(&fetcher->making); /* removed files would keep their room */
             pthread_cond_wait(&fetcher->posted, &fetcher->mutex);
             continue;
         }
@@ -553,6 +560,7 @@ static bool hand_over(struct cluster_node *node, struct target *target, uint32_t
         (fetcher->renew || strcmp(fetcher->ways.ways[0].address, ways.ways[0].address) != 0 ||
          strcmp(fetcher->ways.ways[0].from, ways.ways[0].from) != 0);
     fetcher->ways = ways;
+    fetcher->key = node->link_keys[0]; /* it may have changed */
     *fetcher->last = ask;
     fetcher->last = &ask->next;
     pthread_cond_signal(&fetcher->posted);
@@ -574,6 +582,18 @@ void node_object_bring(struct cluster_node *node, const char *object, struct clu
     let_go(target);
 }
 
+void node_object_abandon(void *context, const char *object)
+{
+    struct cluster_node *node = context;
+    for (size_t i = 0; i < ARRAY_COUNT(node->targets); i++) {
+        struct target *target = node->targets[i];
+        if (target == NULL || strcmp(target->object, object) != 0)
+            continue;
+        node->targets[i] = NULL;
+        let_go(target); /* the few chunks that were not made certain may come again */
+    }
+}
+
 void node_object_fetched(void *context, const char *object, const char *model)
 {
     struct cluster_node *node = context;
@@ -584,6 +604,7 @@ void node_object_fetched(void *context, const char *object, const char *model)
         node_logf(node, "%.80s cannot be kept: out of memory", object);
     } else {
         pthread_mutex_lock(&target->mutex);
+        target->whole = true;
         if (target->fd >= 0 && (fsync(target->fd) != 0 || rename(part.data, whole.data) != 0))
             node_logf(node, "%.80s cannot be kept: %s", object, strerror(errno));
         unlink(have.data);

@@ -1,5 +1,6 @@
 /* From what the control plane knows of the nodes to a placement of one model, by the planner or,
  * where a user asks for a kind of placement, by rule. */
+#include "cluster/core_slices.h"
 #include "cluster/node_internal.h"
 #include "cluster/rank.h"
 
@@ -130,6 +131,16 @@ static void draft_pipeline(struct draft *draft, const struct cluster_plan_input 
 
 /* ---- By the planner -------------------------------------------------------------------------- */
 
+/* As in struct plan_node. What lies there of the model may be what it is to have again. */
+static uint64_t disk_of(const struct cluster_plan_input *input, const struct cluster_candidate *at)
+{
+    uint64_t bytes = MAX(at->facts->disk_free_bytes, (uint64_t)1);
+    for (uint32_t i = 0; i < at->facts->n_objects; i++)
+        if (slice_of_model(at->facts->objects[i].id, input->model->sha))
+            bytes = MAX(bytes, at->facts->objects[i].size_bytes);
+    return at->holds_model ? 0 : bytes;
+}
+
 static void fill_nodes(const struct cluster_plan_input *input, struct plan_node *nodes,
                        struct plan_link *links)
 {
@@ -138,7 +149,7 @@ static void fill_nodes(const struct cluster_plan_input *input, struct plan_node 
         const struct cluster_candidate *at = &input->nodes[i];
         nodes[i] = (struct plan_node){
             .memory_bytes = at->free_bytes,
-            .disk_bytes = at->holds_model ? 0 : at->facts->disk_free_bytes,
+            .disk_bytes = disk_of(input, at),
             .read_rate = read_rate(at),
             .flops = at->facts->flops > 0 ? at->facts->flops : UNKNOWN_FLOPS,
             .layer_overhead_s = LAYER_OVERHEAD_S,

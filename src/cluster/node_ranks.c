@@ -14,7 +14,6 @@
 #define MESH_MS 20000      /* until every other rank is there */
 #define SPIN_NS 100000     /* an exchange asks the sockets so long before it sleeps */
 #define UNCLAIMED_MS 20000 /* a wire waits so long for its rank */
-#define PATH_BYTES 4096
 
 struct peer {
     uint32_t rank;

@@ -6,6 +6,7 @@
 
 struct node_request {
     struct node_request *next;
+    size_t n_prompt; /* paid by who leaves before the first token, as where one node computes */
     struct generation_feed feed;
 };
 
@@ -68,6 +69,25 @@ enum status cluster_node_submit(struct cluster_node *node, const struct cluster_
                                   context, id, error);
 }
 
+/* The other half of a message is for the tokens that are drawn, where another owner goes on. */
+#define MOST_TOKENS ((size_t)1 << 19)
+#define MOST_PAYLOAD_BYTES ((size_t)CLUSTER_MESSAGE_BYTES / 2)
+
+/* What is longer than a message would end the link that carries it. */
+static enum status write_request(const struct generation_request *request, json_t **out,
+                                 struct error *error)
+{
+    bool fits = request->n_tokens <= MOST_TOKENS;
+    if (fits && (*out = generation_request_write(request)) == NULL)
+        return error_memory(error, request->n_tokens * sizeof *request->tokens);
+    if (fits && json_dumpb(*out, NULL, 0, JSON_COMPACT) <= MOST_PAYLOAD_BYTES)
+        return STATUS_OK;
+    return error_set(error, STATUS_LIMIT,
+                     "a request of %zu tokens with its schema and tools is too long for a model "
+                     "that other nodes compute",
+                     request->n_tokens);
+}
+
 enum status cluster_node_submit_to(struct cluster_node *node, struct cluster_id to,
                                    const struct cluster_model *model,
                                    struct generation_request *request,
@@ -75,11 +95,14 @@ enum status cluster_node_submit_to(struct cluster_node *node, struct cluster_id 
                                    struct error *error)
 {
     struct node_request *entry = calloc(1, sizeof *entry);
-    json_t *payload = generation_request_write(request);
-    enum status status =
-        entry != NULL && payload != NULL ? STATUS_OK : error_memory(error, sizeof *entry);
+    json_t *payload = NULL;
+    enum status status = write_request(request, &payload, error);
+    size_t n_prompt = request->n_tokens - MIN(request->n_drawn, request->n_tokens);
     generation_request_close(request);
+    if (status == STATUS_OK && entry == NULL)
+        status = error_memory(error, sizeof *entry);
     if (status == STATUS_OK) {
+        entry->n_prompt = n_prompt;
         entry->feed = (struct generation_feed){.callback = callback, .context = context};
         status = cluster_core_submit_to(node->core, to, model, payload, &entry->feed.id, error);
     }
@@ -101,6 +124,8 @@ void cluster_node_cancel(struct cluster_node *node, uint64_t id)
         return;
     struct node_request *request = take(link);
     cluster_core_cancel(node->core, id);
+    if (!request->feed.started)
+        request->feed.usage.n_prompt = request->n_prompt;
     generation_feed_cancel(&request->feed);
     free_request(request);
 }

@@ -381,7 +381,8 @@ enum status cluster_submit(struct served_model *model, struct generation_request
     struct cluster_model found = {0};
     struct cluster_id to;
     bool runs;
-    if (!cluster_node_find(model->server->node, model->name, &found, &runs)) {
+    if (model->server->node == NULL || /* it has left the cluster meanwhile */
+        !cluster_node_find(model->server->node, model->name, &found, &runs)) {
         generation_request_close(request);
         return error_set(error, STATUS_BUSY, "no node of the cluster has %.100s now", model->name);
     }
@@ -483,13 +484,29 @@ static void leave(struct server *server)
             server->models[i].gone = true;
 }
 
+/* The digest of a model of which slices lie here; the model itself may be on no node. */
+static bool find_slices(const char *name, char sha[CLUSTER_SHA_TEXT])
+{
+    struct cluster_slice slices[CLUSTER_MAX_OBJECTS];
+    size_t n = cluster_slices(slices);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(slices[i].model, name) == 0) {
+            snprintf(sha, CLUSTER_SHA_TEXT, "%s", slices[i].sha);
+            return true;
+        }
+    return false;
+}
+
 /* Removes the slices of a model, named by its digest or its name, from all nodes. */
 static enum status forget_model(struct server *server, const char *name, struct error *error)
 {
     struct cluster_model found;
+    char sha[CLUSTER_SHA_TEXT];
     bool runs;
     if (name != NULL && cluster_node_find(server->node, name, &found, &runs))
         name = found.sha;
+    else if (name != NULL && find_slices(name, sha))
+        name = sha;
     else if (name == NULL || strlen(name) != CLUSTER_SHA_TEXT - 1)
         return error_set(error, STATUS_NOT_FOUND, "no node of the cluster has a model '%.100s'",
                          name != NULL ? name : "");

@@ -473,7 +473,12 @@ static void submit_to_cluster(void *context)
     struct generation_event cancelled = {
         .kind = GENERATION_FINISHED, .reason = FINISH_CANCELLED, .end_token = -1};
     struct generation_event failed = {.kind = GENERATION_FAILED, .error = &error};
-    if (generation->gone) { /* which the loop alone sets */
+    /* From now on it can be cancelled (an id of 0 cancels nothing); its last event may free all. */
+    pthread_mutex_lock(&generation->mutex);
+    bool over = generation->gone || generation->failed;
+    generation->n_submitted = MAX(generation->n_submitted, choice->index + 1);
+    pthread_mutex_unlock(&generation->mutex);
+    if (over) {
         generation_request_close(away->request);
         on_event(choice, &cancelled);
     } else if (submit_here_or_there(choice, away->request, &error) != STATUS_OK) {
@@ -503,6 +508,7 @@ static bool submit_choice(struct generation *generation, const struct token_list
     struct generation_choice *choice = &generation->choices[index];
     *choice = (struct generation_choice){.generation = generation, .index = index};
     struct generation_request *request = make_request(generation, tokens, index);
+    bool posted = false; /* to the loop, which counts it as submitted */
     enum status status =
         request == NULL ? error_memory(&error, tokens->count * sizeof *tokens->ids) : STATUS_OK;
     hold(generation); /* for the request; its last event lets go */
@@ -513,9 +519,10 @@ static bool submit_choice(struct generation *generation, const struct token_list
         generation_request_close(request);
     } else if (status == STATUS_OK &&
                (generation->away ||
-                (generation->shared && !request->score_prompt && !request->no_answer)))
+                (generation->shared && !request->score_prompt && !request->no_answer))) {
+        posted = true;
         status = post_to_cluster(choice, request, &error);
-    else if (status == STATUS_OK)
+    } else if (status == STATUS_OK)
         status = scheduler_submit(generation->model->scheduler, request, on_event, choice,
                                   &choice->id, &error);
     if (status != STATUS_OK) {
@@ -525,12 +532,13 @@ static bool submit_choice(struct generation *generation, const struct token_list
         return false;
     }
     pthread_mutex_lock(&generation->mutex);
-    generation->n_submitted = index + 1;
-    bool gone = generation->gone;
+    if (!posted)
+        generation->n_submitted = MAX(generation->n_submitted, index + 1);
+    bool over = generation->gone || generation->failed;
     pthread_mutex_unlock(&generation->mutex);
-    if (gone && !generation->away && !generation->shared)
+    if (over && !posted)
         scheduler_cancel(generation->model->scheduler, choice->id);
-    return !gone;
+    return !over;
 }
 
 static enum status encode_prompt(struct generation *generation, size_t prompt,

@@ -79,7 +79,7 @@ static void take_news(void *context)
             cluster_core_note_prefixes(cluster_node_core(news->server->node),
                                        cluster_digest_of(work->model), work->prefixes,
                                        work->n_prefixes);
-        if (work->cancelled && !work->ended)
+        if (work->cancelled && !work->ended && work->model->scheduler != NULL)
             scheduler_cancel(work->model->scheduler, work->request_id);
     } else if (work == NULL || !work->cancelled) {
         tell_core(news);
@@ -271,7 +271,9 @@ enum status replica_submit(struct served_model *model, struct generation_request
     struct cluster_node *node = model->server->node;
     struct cluster_id to;
     const char *sha = cluster_digest_of(model);
-    *sent = node != NULL && cluster_node_route(node, sha, request, &to) == CLUSTER_THERE;
+    /* What is too long for the model is refused here. */
+    *sent = node != NULL && request->n_tokens < models_n_ctx(model) &&
+            cluster_node_route(node, sha, request, &to) == CLUSTER_THERE;
     if (!*sent)
         return scheduler_submit(model->scheduler, request, callback, context, id, error);
     struct cluster_model told = {.size_bytes = memory_file_bytes(model->path)};

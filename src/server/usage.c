@@ -129,8 +129,9 @@ bool usage_asked(void *context, struct cluster_id from, uint64_t question, const
 
 /* ---- All nodes' ------------------------------------------------------------------------------ */
 
-static void end_collection(struct usage_collection *collection)
+static void end_collection(void *context)
 {
+    struct usage_collection *collection = context;
     struct server *server = collection->server;
     struct usage_collection **link = &server->collections;
     while (*link != collection)
@@ -162,7 +163,9 @@ static void collected(struct usage_collection *collection, const char *name, con
         json_array_append_new(collection->missing,
                               json_pack("{s:s, s:s}", "node", name, "reason",
                                         body == NULL ? reason : "its answer cannot be read"));
-    if (--collection->n_waiting == 0)
+    /* Not within the core, which the next request of the same connection may close. */
+    if (--collection->n_waiting == 0 &&
+        !net_loop_post(collection->server->loop, end_collection, collection))
         end_collection(collection);
 }
 

@@ -3,8 +3,7 @@
  *
  *   consort.slice          string: which slice, in words
  *   consort.slice.tensors  array of strings: all tensors of the other file, in its order, each as
- *                          "FORMAT SHAPE0 SHAPE1 SHAPE2 SHAPE3 HELD DIM BEGIN END BEGIN END ...
- * NAME"
+ *                          "FORMAT SHAPE0 SHAPE1 SHAPE2 SHAPE3 HELD DIM BEGIN END ... NAME"
  *
  * FORMAT is the number that GGUF has for it. HELD is - where the tensor is not in the file, 0 where
  * it is all there, else the number of spans [BEGIN, END) along dimension DIM, which lie one after
