@@ -1,9 +1,9 @@
 /* Objects that lie here: the models' own files, and HOME/cluster/objects with what was fetched.
  *
  * An object "SHA" is a model's file. "SHA/SLICE" is what a rank needs of it: who has the model, or
- * slices that together hold it (model_slice_merge), makes its bytes while they are read; who has the
- * slice reads them. SLICE says layers from and to, shard, shards, and their shares: "0-8.1.2.1_1";
- * "meta" is a slice without weights.
+ * slices that together hold it (model_slice_merge), makes its bytes while they are read; who has
+ * the slice reads them. SLICE says layers from and to, shard, shards, and their shares:
+ * "0-8.1.2.1_1"; "meta" is a slice without weights.
  *
  * A file is called NAME.gguf, where NAME is the object with "-" for "/". When it was used last is
  * the time of its last change. SHA.name beside it has the name of the model. */
