@@ -113,6 +113,7 @@ def check_queue(a, b):
     before = accepted(b)
     wait_for("nothing waits", lambda: told(a, "a")["waiting"] == told(a, "b")["waiting"] == 0)
     stream = Stream(a, prompt(3), LONG_TOKENS).begun()
+    wait_for("a counts it", lambda: told(a, "a")["waiting"] > 0 or not stream.is_alive(), pause_s=0.01)
     complete(a, prompt(4))
     busy = metric(a, "requests_running") > 0  # the client may be far behind
     check(accepted(b) == before + 1 or not busy, "the node with less to do answers", (accepted(a), accepted(b)))
