@@ -292,7 +292,7 @@ static void give(struct reply_parser *parser, enum reply_kind kind, struct view 
 static void give_text(struct reply_parser *parser, struct view text)
 {
     struct view inner = reply_trim(text);
-    if (parser->fresh && inner.size == 0)
+    if (text.size == 0 || (parser->fresh && inner.size == 0))
         return;
     if (parser->fresh)
         text = (struct view){inner.data, (size_t)(text.data + text.size - inner.data)};
