@@ -34,7 +34,7 @@ static void take(void *context, const struct reply_part *part)
 {
     struct seen *seen = context;
     if (part->kind == REPLY_CALL) {
-        json_t *arguments = json_loadb(part->text.data, part->text.size, 0, NULL);
+        json_t *arguments = json_loadb(part->text.data, part->text.size, JSON_ALLOW_NUL, NULL);
         if (!json_is_object(arguments) || part->tool_name.size == 0)
             abort();
         json_decref(arguments);
