@@ -313,17 +313,6 @@ enum status weights_slice_merge(struct weights_slice **out, const struct weights
     return status;
 }
 
-enum status weights_slice_open(struct weights_slice **out, const struct weights *weights,
-                               const char *text, const struct weights_cut *cuts,
-                               struct error *error)
-{
-    *out = NULL;
-    if (weights_slice_text(weights) != NULL)
-        return error_set(error, STATUS_UNSUPPORTED, "%s is a slice of a model already",
-                         weights->path);
-    return weights_slice_merge(out, &weights, 1, text, cuts, error);
-}
-
 void weights_slice_close(struct weights_slice *slice)
 {
     if (slice == NULL)

@@ -74,12 +74,9 @@ bool weights_part(const struct weights_tensor *tensor, uint32_t dim, struct weig
  * function of that file, the cuts and the text alone. slice.c has the format. */
 struct weights_slice;
 
-/* cuts[tensor count of weights]; text says which slice it is. weights stays borrowed. */
-enum status weights_slice_open(struct weights_slice **out, const struct weights *weights,
-                               const char *text, const struct weights_cut *cuts,
-                               struct error *error);
-/* The same bytes out of slice files (and whole ones) of one model, files[n_files], n_files at least
- * 1, which stay borrowed. STATUS_NOT_FOUND where together they lack something of it. */
+/* Out of files[n_files] of one model, whole ones or slice files, n_files at least 1, which stay
+ * borrowed. cuts[tensor count of files[0]]; text says which slice it is. STATUS_NOT_FOUND where
+ * together they lack something of it. */
 enum status weights_slice_merge(struct weights_slice **out, const struct weights *const *files,
                                 size_t n_files, const char *text, const struct weights_cut *cuts,
                                 struct error *error);

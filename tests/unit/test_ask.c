@@ -1,27 +1,12 @@
 /* Questions from node to node, in simulated clusters. */
-#include "fake_cluster.h"
-
-#include "cluster/core_internal.h"
-
-#include <setjmp.h>
-
-#include <cmocka.h>
-
-static void run_ms(struct sim *sim, uint64_t ms)
-{
-    if (!sim_run(sim, sim_now(sim) + ms))
-        fail_msg("%s", sim_fault(sim));
-}
+#include "cluster_cases.h"
 
 static struct sim *begin(unsigned n_nodes)
 {
     struct sim_options options = {.seed = 7, .n_nodes = n_nodes, .n_models = 1, .latency_ms = 3};
     options.models[0] = 1000;
     struct sim *sim = sim_open(&options);
-    for (unsigned i = 0; i < n_nodes; i++)
-        sim_start(sim, i);
-    if (!sim_wait(sim, 20000, sim_all_linked))
-        fail_msg("not all nodes are linked");
+    start_all(sim);
     run_ms(sim, 500);
     return sim;
 }

@@ -1,31 +1,9 @@
 /* The control plane, case by case, in simulated clusters; and its parts that decide without one. */
-#include "fake_cluster.h"
-
-#include "cluster/core_internal.h"
-
-#include <setjmp.h>
-
-#include <cmocka.h>
+#include "cluster_cases.h"
 
 #define N_CHUNKS 40
 
 /* ---- Helpers --------------------------------------------------------------------------------- */
-
-#define assert_sim(sim, condition)                                                                 \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            fail_msg("%s: %s", #condition, sim_fault(sim) != NULL ? sim_fault(sim) : "no fault");  \
-    } while (0)
-
-static struct sim_options options_of(unsigned n_nodes)
-{
-    struct sim_options options = {.seed = 7, .n_nodes = n_nodes, .n_models = 2, .latency_ms = 3};
-    for (unsigned i = 0; i < n_nodes; i++)
-        options.memory[i] = 100;
-    options.models[0] = 60;
-    options.models[1] = 150;
-    return options;
-}
 
 /* All nodes run and are linked; each has both models. */
 static struct sim *begin_with(const struct sim_options *options)
@@ -47,11 +25,6 @@ static struct sim *begin(unsigned n_nodes)
     return begin_with(&options);
 }
 
-static void run_ms(struct sim *sim, uint64_t ms)
-{
-    assert_sim(sim, sim_run(sim, sim_now(sim) + ms));
-}
-
 static const struct node *seen(struct sim *sim, unsigned at, unsigned node)
 {
     return core_node(sim_core(sim, at), sim_id(sim, node));
@@ -61,21 +34,6 @@ static bool is_up(struct sim *sim, unsigned at, unsigned node)
 {
     const struct node *found = seen(sim, at, node);
     return found != NULL && found->state == NODE_UP;
-}
-
-static bool has_problem(struct sim *sim, unsigned at, const char *kind, const char *text)
-{
-    json_t *status = cluster_core_status(sim_core(sim, at));
-    const json_t *problems = json_object_get(status, "problems");
-    bool found = false;
-    for (size_t i = 0; i < json_array_size(problems); i++) {
-        const json_t *problem = json_array_get(problems, i);
-        found =
-            found || (strcmp(json_string_value(json_object_get(problem, "kind")), kind) == 0 &&
-                      strstr(json_string_value(json_object_get(problem, "text")), text) != NULL);
-    }
-    json_decref(status);
-    return found;
 }
 
 static const struct instance *running(struct sim *sim, unsigned model, unsigned *owner)

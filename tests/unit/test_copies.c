@@ -1,49 +1,7 @@
 /* Slices on the disks of simulated clusters: fetched, made of others, copied, removed. */
-#include "fake_cluster.h"
-
-#include "cluster/core_internal.h"
-
-#include <setjmp.h>
-
-#include <cmocka.h>
+#include "cluster_cases.h"
 
 /* ---- Helpers --------------------------------------------------------------------------------- */
-
-#define assert_sim(sim, condition)                                                                 \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            fail_msg("%s: %s", #condition, sim_fault(sim) != NULL ? sim_fault(sim) : "no fault");  \
-    } while (0)
-
-static struct sim_options options_of(unsigned n_nodes)
-{
-    struct sim_options options = {.seed = 7, .n_nodes = n_nodes, .n_models = 2, .latency_ms = 3};
-    for (unsigned i = 0; i < n_nodes; i++)
-        options.memory[i] = 100;
-    options.models[0] = 60;
-    options.models[1] = 150;
-    return options;
-}
-
-static void run_ms(struct sim *sim, uint64_t ms)
-{
-    assert_sim(sim, sim_run(sim, sim_now(sim) + ms));
-}
-
-static bool has_problem(struct sim *sim, unsigned at, const char *kind, const char *text)
-{
-    json_t *status = cluster_core_status(sim_core(sim, at));
-    const json_t *problems = json_object_get(status, "problems");
-    bool found = false;
-    for (size_t i = 0; i < json_array_size(problems); i++) {
-        const json_t *problem = json_array_get(problems, i);
-        found =
-            found || (strcmp(json_string_value(json_object_get(problem, "kind")), kind) == 0 &&
-                      strstr(json_string_value(json_object_get(problem, "text")), text) != NULL);
-    }
-    json_decref(status);
-    return found;
-}
 
 static bool answered(struct sim *sim, int request)
 {

@@ -1,23 +1,11 @@
 /* Limits of API keys that nodes share, case by case in simulated clusters. tests/sim/test_limits.c
  * has the bounds, from seeds. */
-#include "fake_cluster.h"
-
-#include "cluster/core_internal.h"
-
-#include <setjmp.h>
-
-#include <cmocka.h>
+#include "cluster_cases.h"
 
 #define HASH "00ff"
 #define LIMIT 60
 
 /* ---- Helpers --------------------------------------------------------------------------------- */
-
-static void run_ms(struct sim *sim, uint64_t ms)
-{
-    if (!sim_run(sim, sim_now(sim) + ms))
-        fail_msg("%s", sim_fault(sim));
-}
 
 static void put_key(struct sim *sim, int requests, int tokens, int parallel)
 {
@@ -34,10 +22,7 @@ static struct sim *begin(unsigned n_nodes)
     struct sim_options options = {.seed = 7, .n_nodes = n_nodes, .n_models = 1, .latency_ms = 3};
     options.models[0] = 1000;
     struct sim *sim = sim_open(&options);
-    for (unsigned i = 0; i < n_nodes; i++)
-        sim_start(sim, i);
-    if (!sim_wait(sim, 20000, sim_all_linked))
-        fail_msg("not all nodes are linked");
+    start_all(sim);
     run_ms(sim, 500);
     return sim;
 }
@@ -246,13 +231,7 @@ static void test_limits_bad_messages(void **state)
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
         struct sim *sim = begin(2);
         put_key(sim, LIMIT, 0, 0);
-        struct cluster_core *core = sim_core(sim, 0);
-        json_t *message = json_loads(texts[i], 0, NULL);
-        assert_non_null(message);
-        struct node *peer = core_node(core, sim_id(sim, 1));
-        cluster_core_message(core, peer->link, message);
-        assert_int_not_equal(peer->state, NODE_UP); /* its link was dropped */
-        json_decref(message);
+        expect_dropped(sim, texts[i]);
         sim_close(sim);
     }
 }

@@ -1,19 +1,7 @@
 /* Replicas: which one a request goes to, and what becomes of it when that one is lost or closed. */
-#include "fake_cluster.h"
-
-#include "cluster/core_internal.h"
-
-#include <setjmp.h>
-
-#include <cmocka.h>
+#include "cluster_cases.h"
 
 #define N_TOKENS 2000
-
-static void run_ms(struct sim *sim, uint64_t ms)
-{
-    if (!sim_run(sim, sim_now(sim) + ms))
-        fail_msg("%s", sim_fault(sim));
-}
 
 /* Each node has the first model open by itself. */
 static struct sim *begin(unsigned n_nodes)
@@ -228,13 +216,7 @@ static void test_replica_bad_messages(void **state)
     };
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
         struct sim *sim = begin(2);
-        struct cluster_core *core = sim_core(sim, 0);
-        json_t *message = json_loads(texts[i], 0, NULL);
-        assert_non_null(message);
-        struct node *peer = core_node(core, sim_id(sim, 1));
-        cluster_core_message(core, peer->link, message);
-        assert_int_not_equal(peer->state, NODE_UP); /* its link was dropped */
-        json_decref(message);
+        expect_dropped(sim, texts[i]);
         sim_close(sim);
     }
 }
