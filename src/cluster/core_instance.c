@@ -684,6 +684,14 @@ void instance_desired(struct cluster_core *core, const char *sha, const json_t *
     instance->keep = value != NULL;
     instance->unloading = value == NULL;
     core->work_dirty = true;
+    json_t *options = json_object_get(value, "options");
+    if (value == NULL || (options == NULL && instance->options == NULL) ||
+        json_equal(options, instance->options))
+        return;
+    json_decref(instance->options);
+    instance->options = json_deep_copy(options);
+    if (instance->state != INSTANCE_PLANNING)
+        again(core, instance, 0, "it was loaded with other options");
 }
 
 /* ---- The tick -------------------------------------------------------------------------------- */
@@ -762,6 +770,7 @@ void instances_tick(struct cluster_core *core)
     for (size_t i = 0; i < CLUSTER_MAX_INSTANCES; i++)
         if (alive(&core->instances[i]))
             check_duplicate(core, &core->instances[i]);
-    if (core->now_ms >= core->slow_ms && core->nodes[0].has_facts && !core->removed)
+    if (core->now_ms >= core->slow_ms && core->now_ms >= core->believed_ms &&
+        core->nodes[0].has_facts && !core->removed)
         cluster_core_each(core, begin_wanted, core);
 }

@@ -29,6 +29,7 @@
 #define MEASURE_LEAST_MS 5000  /* between two rounds that the other side asks for */
 #define SKEW_MS 5000           /* clocks that differ by more are a problem to show */
 #define STATE_ASK_MS 400       /* between comparisons with one node */
+#define STATE_ALONE_MS 5000    /* for so long, what was saved has to be confirmed by another node */
 #define PLAN_TRIES 5           /* that fail, of one instance, before it gives up */
 #define PLAN_WAIT_MS 400       /* before the next one, up to twice that */
 #define LIMIT_MS 3000          /* a refused number is believed for so long */
@@ -354,6 +355,7 @@ struct cluster_core {
     bool removed, left;
     char removed_reason[CLUSTER_REASON_BYTES];
     struct state state;
+    uint64_t believed_ms; /* what of it was saved is acted upon from then on */
     struct cluster_key keys[CLUSTER_MAX_KEYS];
     uint32_t n_keys;
     struct instance instances[CLUSTER_MAX_INSTANCES];

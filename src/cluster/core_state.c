@@ -13,6 +13,9 @@
  * A change goes to all links at once, and each node passes on what was new to it. Beats carry a
  * digest; where two differ, one side sends a digest for each bucket of keys, and the other answers
  * with its entries of those that differ, and asks for the first one's.
+ *
+ * A node that was away may have missed changes. So what it saved begins no model before another
+ * node has the same document, or none was found for STATE_ALONE_MS.
  */
 #include "cluster/core_internal.h"
 
@@ -361,7 +364,11 @@ void on_state(struct cluster_core *core, struct node *from, struct message *mess
 
 void state_compare(struct cluster_core *core, struct node *node)
 {
-    if (node->digest == state_digest(&core->state) || core->now_ms - node->asked_ms < STATE_ASK_MS)
+    if (node->digest == state_digest(&core->state)) {
+        core->believed_ms = 0;
+        return;
+    }
+    if (core->now_ms - node->asked_ms < STATE_ASK_MS)
         return;
     node->asked_ms = core->now_ms;
     json_t *buckets = json_array();
@@ -471,6 +478,7 @@ bool state_read_saved(struct cluster_core *core, const json_t *saved, struct err
     char key[CLUSTER_ENTRY_KEY_BYTES] = "removed/";
     cluster_id_text(key + strlen(key), core->nodes[0].id);
     core->removed = cluster_core_get(core, key) != NULL;
+    core->believed_ms = n_nodes > 0 ? core->now_ms + STATE_ALONE_MS : 0;
     if (message.failed)
         error_set(error, STATUS_INVALID, "the saved state of the cluster cannot be read: %s",
                   message.fault);

@@ -736,6 +736,79 @@ static void test_instance_unloaded_now(void **state)
     sim_close(sim);
 }
 
+static void test_instance_loaded_otherwise(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct error error;
+    unsigned owner;
+    json_t *options = json_pack("{s:i}", "ctx", 512);
+    cluster_core_load(sim_core(sim, 0), sim_model(sim, 0), options, &error);
+    run_ms(sim, 3000);
+    int request = sim_submit(sim, 0, 0, 200);
+    run_ms(sim, 500);
+    const struct instance *instance = running(sim, 0, &owner);
+    assert_non_null(instance);
+    uint32_t epoch = instance->epoch;
+    cluster_core_load(sim_core(sim, 1), sim_model(sim, 0), options, &error); /* as it is */
+    run_ms(sim, 500);
+    assert_int_equal(instance->epoch, epoch);
+    json_object_set_new(options, "ctx", json_integer(1024));
+    cluster_core_load(sim_core(sim, 1), sim_model(sim, 0), options, &error);
+    run_ms(sim, 3000);
+    instance = running(sim, 0, &owner);
+    assert_non_null(instance);
+    assert_int_equal(instance->epoch, epoch + 1);
+    assert_true(json_equal(instance->options, options));
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 20000, sim_all_answered));
+    assert_true(answered(sim, request));
+    json_decref(options);
+    sim_close(sim);
+}
+
+static void test_unloaded_while_away(void **state)
+{
+    (void)state;
+    struct sim_options options = options_of(3);
+    struct sim *sim = begin_with(&options);
+    struct error error;
+    cluster_core_load(sim_core(sim, 0), sim_model(sim, 0), NULL, &error);
+    run_ms(sim, 3000);
+    assert_int_equal(sim_n_instances(sim, 0, true), 1);
+    unsigned owner;
+    assert_non_null(running(sim, 0, &owner));
+    sim_crash(sim, owner, true);
+    run_ms(sim, 5000);
+    cluster_core_unload(sim_core(sim, (owner + 1) % 3), sim_model(sim, 0)->sha, true, &error);
+    assert_sim(sim, sim_wait(sim, sim_now(sim) + 5000, sim_nothing_held));
+    sim_start(sim, owner);
+    for (int i = 0; i < 100; i++) {
+        run_ms(sim, 100);
+        assert_int_equal(sim_n_instances(sim, 0, false), 0);
+    }
+    sim_close(sim);
+}
+
+/* A node that finds none of the others begins what it knows to be wanted. */
+static void test_alone_with_what_was_wanted(void **state)
+{
+    (void)state;
+    struct sim *sim = begin(2);
+    struct error error;
+    cluster_core_load(sim_core(sim, 0), sim_model(sim, 0), NULL, &error);
+    run_ms(sim, 3000);
+    sim_give_model(sim, 0, 0);
+    sim_crash(sim, 0, true);
+    sim_crash(sim, 1, true);
+    run_ms(sim, 1000);
+    sim_start(sim, 0);
+    run_ms(sim, 4000);
+    assert_int_equal(sim_n_instances(sim, 0, false), 0);
+    run_ms(sim, 4000);
+    assert_int_equal(sim_n_instances(sim, 0, true), 1);
+    sim_close(sim);
+}
+
 /* ---- Recovery -------------------------------------------------------------------------------- */
 
 /* A model over two of three nodes, and a request at the third or the owner. */
@@ -1099,6 +1172,9 @@ int main(void)
         cmocka_unit_test(test_instance_makes_room),
         cmocka_unit_test(test_instance_kept),
         cmocka_unit_test(test_instance_unloaded_now),
+        cmocka_unit_test(test_instance_loaded_otherwise),
+        cmocka_unit_test(test_unloaded_while_away),
+        cmocka_unit_test(test_alone_with_what_was_wanted),
         cmocka_unit_test(test_recovery_worker),
         cmocka_unit_test(test_recovery_owner),
         cmocka_unit_test(test_recovery_not_possible),
