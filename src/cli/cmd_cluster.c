@@ -74,7 +74,8 @@ static const struct cli_group load_group = CLI_GROUP("options", load_options);
 const struct cli_command cli_load = {
     .name = "load",
     .operands = "MODEL",
-    .summary = "Opens a model on the cluster, and keeps it open; with other options, opens it anew.",
+    .summary =
+        "Opens a model on the cluster, and keeps it open; with other options, opens it anew.",
     .groups = {&load_group, &cli_remote_group},
     .min_operands = 1,
     .max_operands = 1,
