@@ -481,7 +481,7 @@ static bool add_draft(struct batch *batch, int32_t *tokens)
 static enum status begin_flight(struct batch *batch, struct error *error)
 {
     int32_t tokens[1 + SPECULATE_MAX];
-    struct flight flight = {.number = ++batch->last_flight, .alone = batch->n_flights == 0};
+    struct flight flight = {.number = ++batch->last_flight};
     size_t n_segments = fill_segments(batch, &flight), n_rows = 0;
     float *logits =
         batch->logits + flight.first_row * model_description(batch->engine->model)->n_vocab;
@@ -499,8 +499,6 @@ static enum status begin_flight(struct batch *batch, struct error *error)
         n_rows += stream->n_scores + stream->n_rows;
     }
     flight.n_rows = n_rows; /* with a draft's */
-    for (uint32_t i = 0; i < batch->n_flights; i++)
-        batch->flights[i].alone = false;
     batch->flights[batch->n_flights++] = flight;
     return STATUS_OK;
 }
@@ -519,8 +517,10 @@ static enum status land_flight(struct batch *batch, const struct flight *flight,
     draw(batch, flight);
     batch->landed_ns = clock_now_ns();
     uint64_t ns = batch->landed_ns - begin_ns;
-    if (flight->alone && (!flight->drafts || flight->n_rows == 1))
-        step_cost_learn(&batch->cost, flight->n_texts, flight->n_prompt, ns);
+    /* Behind another one, it lands when it has gone through one more stage. */
+    uint64_t whole_ns = begin_ns > flight->begin_ns ? ns * batch->n_stages : ns;
+    if (!flight->drafts || flight->n_rows == 1)
+        step_cost_learn(&batch->cost, flight->n_texts, flight->n_prompt, whole_ns);
     batch->counts.steps++;
     batch->counts.step_ns += ns;
     return STATUS_OK;

@@ -37,9 +37,12 @@ void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, 
         return;
     }
     double rest = (double)ns - (n_texts > 0 ? texts_cost(cost, n_texts) : 0);
-    double token_ns = MAX(rest, 0) / (double)n_prompt;
+    /* By themselves a few tokens cost about what ALONE_TOKENS do, so they say little of one. */
+    bool few = n_texts == 0 && n_prompt < ALONE_TOKENS;
+    double token_ns = MAX(rest, 0) / (double)(few ? ALONE_TOKENS : n_prompt);
     /* What got dearer is believed at once: the next step must not be too long again. */
-    cost->token_ns = blend(cost->token_ns, token_ns, token_ns > cost->token_ns ? 0.8 : 0.2);
+    bool dearer = token_ns > cost->token_ns && !few;
+    cost->token_ns = blend(cost->token_ns, token_ns, dearer ? 0.8 : 0.2);
 }
 
 size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts)

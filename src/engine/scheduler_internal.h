@@ -110,7 +110,6 @@ struct flight {
     size_t n_prompt;
     size_t first_row, n_rows; /* of the logits */
     uint64_t begin_ns;
-    bool alone; /* no other was under way with it */
     bool drafts;
 };
 
