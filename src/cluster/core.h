@@ -76,7 +76,7 @@
 #define CLUSTER_MESSAGE_DEPTH 16          /* ... or nested deeper; the glue refuses both */
 #define CLUSTER_CHUNK_BYTES (8 << 20)     /* the last of an object may be shorter */
 #define CLUSTER_CHUNK_MANIFEST UINT32_MAX /* in place of a chunk: its size and hashes */
-#define CLUSTER_CHUNKS_IN_FLIGHT 4        /* of one object from one source */
+#define CLUSTER_CHUNKS_IN_FLIGHT 6        /* of one object from one source */
 
 #define CLUSTER_TICK_MS 50
 #define CLUSTER_BEAT_MS 250

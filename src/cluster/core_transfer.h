@@ -12,7 +12,7 @@
 #include "cluster/core.h"
 
 #define TRANSFER_MAX_SOURCES CLUSTER_MAX_NODES
-#define TRANSFER_IN_FLIGHT 16 /* of one object from all sources together */
+#define TRANSFER_IN_FLIGHT 32 /* of one object from all sources together */
 #define TRANSFER_REST_MS 500  /* times the failures in a row, up to 16 */
 #define TRANSFER_WRONG_MS 30000
 #define TRANSFER_MAX_WRONG 3

@@ -24,9 +24,11 @@
 #define REFUSAL 4
 #define ANSWER_BYTES ((size_t)CLUSTER_CHUNK_BYTES + 4096)
 #define ASK_BYTES (4 + CLUSTER_OBJECT_BYTES)
-#define IDLE_MS 60000   /* a wire that nobody asks over is closed */
-#define ANSWER_MS 20000 /* a chunk that does not come is asked of another node */
-#define KEEP_CHUNKS 16  /* between two times that what is here is made certain */
+#define IDLE_MS 60000         /* a wire that nobody asks over is closed */
+#define ANSWER_MS 20000       /* a chunk that does not come is asked of another node */
+#define KEEP_CHUNKS 64        /* of which it is not certain that they are on the disk, at most, */
+#define KEEP_NS 5000000000ull /* and for so long */
+#define WIRES 4               /* to a source: while one hashes and writes, others receive */
 
 /* ---- Serving, on a thread for each wire ------------------------------------------------------ */
 
@@ -137,7 +139,9 @@ struct target {
     uint64_t size_bytes;   /* 0: not known */
     uint8_t *have;
     size_t have_bytes;
-    unsigned n_uncertain; /* chunks since KEEP */
+    unsigned n_uncertain; /* chunks since then: */
+    uint64_t kept_ns;     /* when it was made certain what is here */
+    bool keeping;         /* a thread makes them certain, without the mutex */
     bool whole;           /* it has its name; what still comes is not noted */
 };
 
@@ -152,21 +156,42 @@ static void let_go(struct target *target)
     free(target);
 }
 
-/* Makes certain what is here, and writes which chunks these are. Under the mutex. */
-static void keep(struct target *target)
+static void write_have(const struct target *target, const uint8_t *have)
 {
     struct buffer path = {0};
     struct file_writer *writer;
-    target->n_uncertain = 0;
-    if (fsync(target->fd) != 0 || !node_object_file(target->object, ".have", &path) ||
+    if (!node_object_file(target->object, ".have", &path) ||
         file_create(&writer, path.data, NULL) != STATUS_OK) {
         buffer_free(&path);
         return;
     }
-    if (file_write(writer, target->have, target->have_bytes, NULL) == STATUS_OK)
+    if (file_write(writer, have, target->have_bytes, NULL) == STATUS_OK)
         file_commit(writer, NULL);
     else
         file_discard(writer);
+    buffer_free(&path);
+}
+
+/* Makes certain what is here, and writes which chunks these are. Under the mutex, but for the time
+ * that the disk needs. */
+static void keep(struct target *target)
+{
+    uint8_t *have = malloc(target->have_bytes);
+    if (have == NULL)
+        return;
+    memcpy(have, target->have, target->have_bytes);
+    target->n_uncertain = 0;
+    target->kept_ns = clock_now_ns();
+    target->keeping = true;
+    pthread_mutex_unlock(&target->mutex);
+    if (fsync(target->fd) == 0)
+        write_have(target, have);
+    free(have);
+    pthread_mutex_lock(&target->mutex);
+    target->keeping = false;
+    struct buffer path = {0};
+    if (target->whole && node_object_file(target->object, ".have", &path))
+        unlink(path.data);
     buffer_free(&path);
 }
 
@@ -204,10 +229,19 @@ static enum status open_target(struct target *target, uint64_t size_bytes, struc
     else if (status == STATUS_OK && ftruncate(target->fd, (off_t)size_bytes) != 0)
         status = error_set(error, STATUS_IO, "%s: %s", path.data, strerror(errno));
     target->size_bytes = size_bytes;
+    target->kept_ns = clock_now_ns();
     buffer_free(&bits);
     buffer_free(&have);
     buffer_free(&path);
     return status;
+}
+
+static bool has_all(const struct target *target)
+{
+    for (uint32_t c = 0; object_chunk_size(target->size_bytes, c) > 0; c++)
+        if ((target->have[c / 8] >> c % 8 & 1) == 0)
+            return false;
+    return true;
 }
 
 static enum status put_chunk(struct target *target, uint32_t chunk, struct view data,
@@ -224,13 +258,17 @@ static enum status put_chunk(struct target *target, uint32_t chunk, struct view 
     }
     pthread_mutex_lock(&target->mutex);
     target->have[chunk / 8] |= (uint8_t)(1u << chunk % 8);
-    if (++target->n_uncertain >= KEEP_CHUNKS && !target->whole)
+    bool due = ++target->n_uncertain >= KEEP_CHUNKS || clock_now_ns() - target->kept_ns > KEEP_NS;
+    if (due && !target->whole && !target->keeping)
         keep(target);
+    bool complete = has_all(target);
     pthread_mutex_unlock(&target->mutex);
+    if (complete) /* so that the loop, which gives it its name, need not wait for the disk */
+        fsync(target->fd);
     return STATUS_OK;
 }
 
-/* ---- Fetching, on a thread for each source --------------------------------------------------- */
+/* ---- Fetching, on up to WIRES threads for each source ---------------------------------------- */
 
 struct ask {
     struct ask *next;
@@ -254,6 +292,7 @@ struct node_fetcher {
     struct net_wire *wire; /* the thread's; another may only abort it */
     bool renew;            /* another way is better now: the next ask takes it */
     bool closing;
+    atomic_uint n_asks;          /* that are not done */
     bool local;                  /* the source is this node: objects are made from slices here */
     struct object_source making; /* the thread's */
 };
@@ -462,6 +501,7 @@ static void *fetch_all(void *argument)
                                   : fetch(fetcher, ask->target, ask->chunk, &in));
         let_go(ask->target);
         free(ask);
+        atomic_fetch_sub(&fetcher->n_asks, 1);
         pthread_mutex_lock(&fetcher->mutex);
     }
     pthread_mutex_unlock(&fetcher->mutex);
@@ -471,12 +511,9 @@ static void *fetch_all(void *argument)
     return NULL;
 }
 
-static struct node_fetcher *fetcher_of(struct cluster_node *node, struct cluster_id source)
+static struct node_fetcher *open_fetcher(struct cluster_node *node, struct cluster_id source)
 {
     char text[CLUSTER_ID_TEXT];
-    for (struct node_fetcher *at = node->fetchers; at != NULL; at = at->next)
-        if (cluster_id_equal(at->source, source))
-            return at;
     struct node_fetcher *fetcher = calloc(1, sizeof *fetcher);
     if (fetcher == NULL)
         return NULL;
@@ -498,6 +535,27 @@ static struct node_fetcher *fetcher_of(struct cluster_node *node, struct cluster
     fetcher->next = node->fetchers;
     node->fetchers = fetcher;
     return fetcher;
+}
+
+/* The one of a source with the least to do, or a new one where all have something to do. */
+static struct node_fetcher *fetcher_of(struct cluster_node *node, struct cluster_id source)
+{
+    struct node_fetcher *best = NULL;
+    unsigned n = 0, least = 0;
+    for (struct node_fetcher *at = node->fetchers; at != NULL; at = at->next) {
+        if (!cluster_id_equal(at->source, source))
+            continue;
+        unsigned n_asks = atomic_load(&at->n_asks);
+        if (best == NULL || n_asks < least) {
+            best = at;
+            least = n_asks;
+        }
+        n++;
+    }
+    if (best != NULL && (least == 0 || n == WIRES || best->local))
+        return best;
+    struct node_fetcher *another = open_fetcher(node, source);
+    return another != NULL ? another : best;
 }
 
 static struct target *open_new_target(const char *object)
@@ -553,6 +611,7 @@ static bool hand_over(struct cluster_node *node, struct target *target, uint32_t
         return false;
     }
     atomic_fetch_add(&target->n_holds, 1);
+    atomic_fetch_add(&fetcher->n_asks, 1);
     *ask = (struct ask){.target = target, .chunk = chunk};
     pthread_mutex_lock(&fetcher->mutex);
     fetcher->renew =
