@@ -53,6 +53,9 @@ struct cluster_host {
     size_t (*models)(void *context, struct cluster_local_model *out, size_t max);
     uint64_t (*memory_used)(void *context); /* by models that the server itself has open */
     void (*log)(void *context, const char *line);
+    /* The node knows how fast its machine is: work that would have slowed it down may begin. Once,
+     * maybe before cluster_node_open() returns. (optional) */
+    void (*measured)(void *context);
     /* The models that the server has open by itself, up to max. (optional) */
     size_t (*replicas)(void *context, struct cluster_replica *out, size_t max);
     /* As in struct cluster_env, for the server's own models; what it says of them goes to the core.

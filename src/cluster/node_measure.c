@@ -22,10 +22,13 @@
 #define BUSY 3
 #define BULK_NS 1000000000             /* slow ways are measured with less */
 #define READ_BYTES ((size_t)128 << 20) /* more than caches hold, where there is so much */
-#define READ_ROUNDS 4
-#define PEAK_ROUNDS 200000
+#define ROUNDS 4
+#define ROUNDS_NS 500000000       /* slow machines do with fewer */
 #define PRODUCT_FORMAT QUANT_Q4_K /* of most files */
 #define PRODUCT_COLUMNS ((size_t)4096)
+#define PREFILL_TOKENS 96               /* of a step, the least that models have of prompts */
+#define PREFILL_BYTES ((size_t)1 << 20) /* at least; else what takes so long: */
+#define PREFILL_S 0.1
 #define LIMIT_MS 20000
 
 /* ---- The one that answers -------------------------------------------------------------------- */
@@ -246,9 +249,11 @@ struct probing {
     const uint64_t *data;
     size_t n;                    /* numbers */
     struct quant_matrix weights; /* the same data */
-    const void *packed;          /* a token's input */
-    float *y;                    /* [weights.n_rows] */
-    _Atomic uint64_t sum, products;
+    enum quant_packing packing;
+    const void *packed; /* tokens' inputs */
+    size_t n_tokens;
+    float *y; /* [n_tokens][weights.n_rows] */
+    _Atomic uint64_t sum;
     double read_bandwidth, flops;
 };
 
@@ -266,59 +271,60 @@ static void read_some(void *context, unsigned thread, size_t begin, size_t end)
     probing->sum += a + b + c + d; /* so that the reading is not left out */
 }
 
-static void multiply_some(void *context, unsigned thread, size_t begin, size_t end)
-{
-    struct probing *probing = context;
-    (void)thread;
-    for (size_t i = begin; i < end; i++)
-        probing->products += quant_peak(QUANT_Q8_0, PEAK_ROUNDS);
-}
-
 static void take_weights(void *context, unsigned thread, size_t begin, size_t end)
 {
     const struct probing *probing = context;
     (void)thread;
-    quant_matmul(&probing->weights, quant_packing(PRODUCT_FORMAT, 1), begin, end, probing->packed,
-                 1, probing->y, 0);
+    quant_matmul(&probing->weights, probing->packing, begin, end, probing->packed,
+                 probing->n_tokens, probing->y, probing->weights.n_rows);
 }
 
-/* The best of a few rounds, in bytes a second. */
+/* The best of a few rounds, in bytes a second; threads take multiples of step. */
 static double rate_of(struct probing *probing, struct pool *pool, pool_fn *work, size_t n,
-                      size_t bytes)
+                      size_t step, size_t bytes)
 {
     double best = 0;
-    for (int i = 0; i < READ_ROUNDS; i++) {
+    size_t piece = (n / pool_threads(pool) + step) / step * step;
+    uint64_t first_ns = clock_now_ns();
+    for (int i = 0; i < ROUNDS && clock_now_ns() - first_ns < ROUNDS_NS; i++) {
         uint64_t begin_ns = clock_now_ns();
-        pool_run(pool, work, probing, n, n / pool_threads(pool) + 1);
+        pool_run(pool, work, probing, n, piece);
         best = MAX(best, (double)bytes * 1e9 / (double)(clock_now_ns() - begin_ns + 1));
     }
     return best;
 }
 
-/* How fast the products of one token take weights, of so many bytes. */
-static double product_rate(struct probing *probing, struct pool *pool, size_t size)
+/* How fast products with so many tokens take weights, of so many bytes. 0: not known. */
+static double product_rate(struct probing *probing, struct pool *pool, size_t size, size_t n_tokens)
 {
-    enum quant_packing packing = quant_packing(PRODUCT_FORMAT, 1);
+    enum quant_packing packing = quant_packing(PRODUCT_FORMAT, n_tokens);
     size_t row_bytes = quant_row_bytes(PRODUCT_FORMAT, PRODUCT_COLUMNS);
     size_t n_rows = size / row_bytes;
-    float *x = calloc(PRODUCT_COLUMNS, sizeof *x), *y = calloc(n_rows, sizeof *y);
-    void *packed = pages_alloc(quant_packed_bytes(packing, PRODUCT_COLUMNS));
+    size_t packed_bytes =
+        quant_packed_bytes(packing, PRODUCT_COLUMNS) * quant_packed_inputs(packing, n_tokens);
+    float *x = calloc(PRODUCT_COLUMNS, sizeof *x), *y = calloc(n_rows * n_tokens, sizeof *y);
+    void *packed = pages_alloc(packed_bytes);
     double rate = 0;
     if (x != NULL && y != NULL && packed != NULL) {
-        quant_pack(packing, x, PRODUCT_COLUMNS, packed, 0, 1);
+        for (size_t i = 0; i < n_tokens; i++)
+            quant_pack(packing, x, PRODUCT_COLUMNS, packed, i, n_tokens);
         probing->weights = (struct quant_matrix){PRODUCT_FORMAT, probing->data, row_bytes, n_rows,
                                                  PRODUCT_COLUMNS};
+        probing->packing = packing;
         probing->packed = packed;
+        probing->n_tokens = n_tokens;
         probing->y = y;
-        rate = rate_of(probing, pool, take_weights, n_rows, n_rows * row_bytes);
+        rate = rate_of(probing, pool, take_weights, n_rows, quant_row_step(packing),
+                       n_rows * row_bytes);
     }
-    pages_free(packed, quant_packed_bytes(packing, PRODUCT_COLUMNS));
+    pages_free(packed, packed_bytes);
     free(x);
     free(y);
     return rate;
 }
 
-/* A slow instruction set takes weights slower than memory gives them. */
+/* A slow instruction set takes weights slower than memory gives them. Of a prompt, a step's weights
+ * are unpacked once, which is part of what its products take. */
 static void probe_with(struct probing *probing, struct pool *pool)
 {
     struct machine machine;
@@ -326,18 +332,27 @@ static void probe_with(struct probing *probing, struct pool *pool)
     /* Models may come while it runs. */
     size_t size = (size_t)MIN((uint64_t)READ_BYTES, machine.memory_free_bytes / 8);
     uint64_t *data = pages_alloc(size);
-    if (data != NULL) {
-        memset(data, 1, size);
-        probing->data = data;
-        probing->n = size / sizeof *data;
-        double reading = rate_of(probing, pool, read_some, probing->n, size);
-        double products = product_rate(probing, pool, size) / PLAN_DECODE_SHARE;
-        probing->read_bandwidth = products > 0 ? MIN(reading, products) : reading;
-        pages_free(data, size);
-    }
-    uint64_t begin_ns = clock_now_ns();
-    pool_run(pool, multiply_some, probing, pool_threads(pool), 1);
-    probing->flops = 2e9 * (double)probing->products / (double)(clock_now_ns() - begin_ns + 1);
+    if (data == NULL)
+        return;
+    memset(data, 1, size);
+    probing->data = data;
+    probing->n = size / sizeof *data;
+    double reading = rate_of(probing, pool, read_some, probing->n, 4, size);
+    double products = product_rate(probing, pool, size, 1) / PLAN_DECODE_SHARE;
+    probing->read_bandwidth = products > 0 ? MIN(reading, products) : reading;
+    double weights_per_byte =
+        (double)PRODUCT_COLUMNS / (double)quant_row_bytes(PRODUCT_FORMAT, PRODUCT_COLUMNS);
+    double rate = product_rate(probing, pool, MIN(size, PREFILL_BYTES), PREFILL_TOKENS);
+    if (rate * PREFILL_S > 2 * PREFILL_BYTES)
+        rate = product_rate(probing, pool, MIN(size, (size_t)(rate * PREFILL_S)), PREFILL_TOKENS);
+    probing->flops = 2 * PREFILL_TOKENS * weights_per_byte * rate;
+    pages_free(data, size);
+}
+
+static void tell_host(struct cluster_node *node)
+{
+    if (node->options.host.measured != NULL)
+        node->options.host.measured(node->options.host.context);
 }
 
 static void probed(void *context)
@@ -346,8 +361,10 @@ static void probed(void *context)
     struct cluster_node *node = probing->node;
     node->read_bandwidth = probing->read_bandwidth;
     node->flops = probing->flops;
-    if (!node->closing)
+    if (!node->closing) {
         cluster_node_refresh(node);
+        tell_host(node);
+    }
     free(probing);
 }
 
@@ -370,8 +387,10 @@ void node_measure_machine(struct cluster_node *node)
     struct probing *probing = calloc(1, sizeof *probing);
     struct machine machine;
     pthread_t thread;
-    if (probing == NULL)
+    if (probing == NULL) {
+        tell_host(node);
         return;
+    }
     machine_query(&machine);
     probing->node = node;
     probing->n_threads =
@@ -383,4 +402,5 @@ void node_measure_machine(struct cluster_node *node)
     }
     node_let_go(node);
     free(probing);
+    tell_host(node);
 }

@@ -152,7 +152,7 @@ static void fill_group(struct layout *layout, uint32_t g, struct batch batch)
                 double rows =
                     cut_at(&cuts, model->n_vocab, i + 1) - cut_at(&cuts, model->n_vocab, i);
                 part.bytes = model->output_bytes * rows / MAX(model->n_vocab, 1u);
-                part.flops = part.bytes * planner->flops_per_byte;
+                part.output_flops = part.bytes * planner->flops_per_byte;
             }
             size_t row = row_of(layout, g, c);
             layout->times[row] =

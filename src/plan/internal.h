@@ -51,6 +51,7 @@ struct part {
     double kv_read;             /* of a stream */
     double kv_held;             /* of a token of context */
     double flops, expert_flops;
+    double output_flops;  /* of tokens that another one is drawn behind */
     double context_flops; /* for each token that is seen */
     double n_layers;
 };

@@ -134,7 +134,7 @@ static struct part part_sum(const struct planner *planner, uint32_t first, uint3
     if (end == model->n_layers) {
         double output = model->output_bytes * fraction(model->n_vocab, cuts, i);
         sum.bytes += output;
-        sum.flops += output * planner->flops_per_byte;
+        sum.output_flops = output * planner->flops_per_byte;
     }
     return sum;
 }
@@ -170,7 +170,7 @@ double part_time(const struct planner *planner, const struct part *part, uint32_
 {
     const struct plan_node *facts = &planner->in->nodes[node];
     double bytes = part->bytes + part->kv_read * batch.n;
-    double flops = (part->flops + part->expert_flops) * batch.n;
+    double flops = (part->flops + part->expert_flops + part->output_flops) * batch.n;
     if (part->expert_bytes > 0)
         bytes += part->expert_bytes * MIN(batch.touched * expert_imbalance(planner, n_shards), 1);
     double reading = bytes / (facts->read_rate * PLAN_DECODE_SHARE);

@@ -183,7 +183,8 @@ void cluster_give_back(void *context, const struct key *key, uint64_t n_tokens)
 
 /* ---- Digests of files that are in no store --------------------------------------------------- */
 
-/* One thread for all of them, begun with the node: a gigabyte takes about a second. */
+/* One thread for all of them, begun when the node has measured its machine: a gigabyte takes about
+ * a second. */
 struct digesting {
     struct server *server;
     pthread_t thread;
@@ -228,8 +229,9 @@ static void *compute_digests(void *argument)
     return NULL;
 }
 
-static void begin_digests(struct server *server)
+static void begin_digests(void *context)
 {
+    struct server *server = context;
     struct digesting *digesting = calloc(1, sizeof *digesting);
     if (digesting == NULL)
         return;
@@ -569,6 +571,7 @@ enum status cluster_open(struct server *server, struct error *error)
                  .cancel = replica_cancel,
                  .ask = usage_asked,
                  .answered = usage_answered,
+                 .measured = begin_digests,
                  .log = log_line},
     };
     node.model.pool = server->pool;
@@ -596,7 +599,6 @@ enum status cluster_open(struct server *server, struct error *error)
                          none.text);
     cluster_core_each(cluster_node_core(server->node), take_each, server);
     cluster_share_keys(server);
-    begin_digests(server);
     return STATUS_OK;
 }
 
