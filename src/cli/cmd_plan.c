@@ -1,8 +1,9 @@
-/* consort plan: where a model would run and how fast, on this machine or on some that one does not
- * have. */
+/* consort plan: where a model would run and how fast, on the cluster, on this machine, or on some
+ * that one does not have. */
 #include "cli/bench.h"
-#include "cluster/cluster.h"
+#include "cli/plan_cluster.h"
 #include "cli/plan_print.h"
+#include "cli/remote.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,16 @@ static enum quant_format main_format(const struct weights *weights)
     return best;
 }
 
+static enum status read_cluster(struct planning *planning, struct error *error)
+{
+    struct cluster_mix mix = {{0}};
+    if (planning->weights != NULL)
+        cluster_plan_mix(&mix, planning->weights, planning->desc);
+    else
+        mix.bytes[main_format(NULL)] = 1;
+    return plan_cluster_read(&planning->room, &mix, error);
+}
+
 /* This machine: its memory, and what it reads and computes, measured in about a second. */
 static enum status measure_machine(struct planning *planning, struct error *error)
 {
@@ -184,6 +195,8 @@ static int plan_it(struct planning *planning, const char *model)
     struct error error;
     enum status status = open_model(planning, model, &error);
     if (status == STATUS_OK && planning->room.n_nodes == 0)
+        status = read_cluster(planning, &error);
+    if (status == STATUS_OK && planning->room.n_nodes == 0)
         status = measure_machine(planning, &error);
     if (status != STATUS_OK)
         return cli_fail(&error);
@@ -223,7 +236,9 @@ static int run(const struct cli_command *command, char **operands, int n_operand
 static const struct cli_option options[] = {
     {.name = "nodes",
      .metavar = "FILE",
-     .help = "plan for the machines in this YAML file (default: this machine, measured)",
+     .help =
+         "plan for the machines in this YAML file (default: those of the cluster, where a server "
+         "runs here; else this machine, measured)",
      .type = CLI_TEXT,
      .value = &args.nodes},
     {.letter = 'c',
@@ -282,7 +297,7 @@ static const struct cli_group group = CLI_GROUP("options", options);
 const struct cli_command cli_plan = {
     .name = "plan",
     .operands = "MODEL",
-    .summary = "Says where a model would run and how fast, on this machine or on others.",
+    .summary = "Says where a model would run and how fast, on the cluster or on other machines.",
     .description =
         "MODEL is a file, a name in the store, or one of the models that are known by their shape "
         "(--list), so that machines can be chosen before they are bought. The best placement "
@@ -292,7 +307,7 @@ const struct cli_command cli_plan = {
         "FILE says which machines there are, as nodes: [{machine: mac-studio-m2-ultra, count: 2}], "
         "and what is between them, as link: 10gbe. machines.yaml, which is installed with the "
         "program, shows all that it may say.",
-    .groups = {&group},
+    .groups = {&group, &cli_remote_group},
     .min_operands = 0,
     .max_operands = 1,
     .run = run,

@@ -32,6 +32,17 @@ enum status cluster_plan_model(struct plan_model *out, struct plan_layer *layers
                                const struct weights *weights, const struct model_desc *desc,
                                enum quant_format kv_format, struct error *error);
 
+/* Bytes of weights that a token reads, of each format. */
+struct cluster_mix {
+    double bytes[QUANT_FORMAT_COUNT];
+};
+void cluster_plan_mix(struct cluster_mix *out, const struct weights *weights,
+                      const struct model_desc *desc);
+/* The read rate, for the planner, of a node for such a model: that of plain reading, less where
+ * products of a format take weights slower. */
+double cluster_plan_rate(const struct cluster_mix *mix, double read_bandwidth,
+                         const struct cluster_rate *rates, uint32_t n);
+
 /* ---- A node ---------------------------------------------------------------------------------- */
 
 /* This machine's identity, made where there is none: HOME/cluster/node.json. */

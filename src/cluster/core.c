@@ -321,6 +321,7 @@ void cluster_core_set_facts(struct cluster_core *core, const struct cluster_fact
     self->facts.n_models = MIN(facts->n_models, CLUSTER_MAX_MODELS);
     text_copy(self->facts.version, sizeof self->facts.version, facts->version);
     self->facts.n_objects = MIN(facts->n_objects, CLUSTER_MAX_OBJECTS);
+    self->facts.n_rates = MIN(facts->n_rates, CLUSTER_MAX_RATES);
     for (uint32_t i = 0; i < self->facts.n_models; i++) {
         struct cluster_model *model = &self->facts.models[i];
         text_copy(model->name, sizeof model->name, model->name);

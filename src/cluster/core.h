@@ -78,6 +78,9 @@
 #define CLUSTER_CHUNK_MANIFEST UINT32_MAX /* in place of a chunk: its size and hashes */
 #define CLUSTER_CHUNKS_IN_FLIGHT 6        /* of one object from one source */
 
+#define CLUSTER_FORMAT_BYTES 12
+#define CLUSTER_MAX_RATES 16
+
 #define CLUSTER_TICK_MS 50
 #define CLUSTER_BEAT_MS 250
 #define CLUSTER_SILENCE_MS 3000 /* a node not heard for so long is lost */
@@ -137,13 +140,21 @@ struct cluster_way {
     char address[CLUSTER_ADDRESS_BYTES];     /* to dial */
 };
 
+/* How fast products of one token take weights of a format. */
+struct cluster_rate {
+    char format[CLUSTER_FORMAT_BYTES];
+    double bytes_per_s;
+};
+
 /* What a node tells of itself. The core adds reservations, instances and transfers. */
 struct cluster_facts {
     char version[CLUSTER_VERSION_BYTES]; /* of the program; "": not told */
     uint64_t memory_limit_bytes;         /* for models */
     uint64_t memory_other_bytes;         /* ... of it, taken by what no reservation covers */
     uint64_t disk_free_bytes;            /* that slices may take; of others, with old ones */
-    double read_bandwidth;               /* bytes a second, as products of a token may take them */
+    double read_bandwidth;               /* bytes a second, of plain reading */
+    uint32_t n_rates;
+    struct cluster_rate rates[CLUSTER_MAX_RATES];
     double flops;
     uint32_t n_threads;
     double load;  /* 0 to 1 */

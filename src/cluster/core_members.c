@@ -631,6 +631,7 @@ static json_t *facts_message(struct cluster_core *core)
 {
     const struct cluster_facts *facts = &core->nodes[0].facts;
     json_t *keys = json_array(), *models = json_array(), *objects = json_array();
+    json_t *rates = json_array();
     for (uint32_t i = 0; i < core->n_keys; i++)
         json_array_append_new(keys, json_string(core->keys[i].id));
     for (uint32_t i = 0; i < facts->n_models; i++)
@@ -638,14 +639,17 @@ static json_t *facts_message(struct cluster_core *core)
     for (uint32_t i = 0; i < facts->n_objects; i++)
         json_array_append_new(objects, json_pack("[s, o]", facts->objects[i].id,
                                                  json_u64(facts->objects[i].size_bytes)));
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:f, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o}",
-                     "type", "facts", "version", facts->version, "limit",
-                     json_u64(facts->memory_limit_bytes), "other",
-                     json_u64(facts->memory_other_bytes), "disk", json_u64(disk_offered(core)),
-                     "bandwidth", facts->read_bandwidth, "flops", facts->flops, "threads",
-                     (int)MIN(facts->n_threads, INT16_MAX), "own", (int)facts->can_own, "keys",
-                     keys, "models", models, "objects", objects, "links", paths_links(core),
-                     "nodes", told_nodes(core), "places", paths_places(&facts->places));
+    for (uint32_t i = 0; i < facts->n_rates; i++)
+        json_array_append_new(
+            rates, json_pack("[s, f]", facts->rates[i].format, facts->rates[i].bytes_per_s));
+    return json_pack(
+        "{s:s, s:s, s:o, s:o, s:o, s:f, s:o, s:f, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:o}", "type",
+        "facts", "version", facts->version, "limit", json_u64(facts->memory_limit_bytes), "other",
+        json_u64(facts->memory_other_bytes), "disk", json_u64(disk_offered(core)), "bandwidth",
+        facts->read_bandwidth, "rates", rates, "flops", facts->flops, "threads",
+        (int)MIN(facts->n_threads, INT16_MAX), "own", (int)facts->can_own, "keys", keys, "models",
+        models, "objects", objects, "links", paths_links(core), "nodes", told_nodes(core), "places",
+        paths_places(&facts->places));
 }
 
 void members_tell(struct cluster_core *core)
@@ -681,6 +685,17 @@ static void read_held(struct message *message, struct cluster_facts *facts)
         facts->objects[i].size_bytes = item_u64(&item, 1, INT64_MAX);
         message_take(message, &item);
     }
+    size_t n_rates = 0;
+    const json_t *rates = NULL;
+    if (message_any(message, "rates") != NULL)
+        rates = message_list(message, "rates", CLUSTER_MAX_RATES, &n_rates);
+    for (size_t i = 0; i < n_rates; i++) {
+        struct message item = message_item(rates, i);
+        item_text(&item, 0, facts->rates[i].format, sizeof facts->rates[i].format);
+        facts->rates[i].bytes_per_s = item_real(&item, 1);
+        message_take(message, &item);
+    }
+    facts->n_rates = (uint32_t)n_rates;
     facts->n_models = (uint32_t)n_models;
     facts->n_objects = (uint32_t)n_objects;
 }

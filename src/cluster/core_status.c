@@ -58,6 +58,10 @@ static json_t *node_json(const struct cluster_core *core, const struct node *nod
                   "clock_skew_ms", (json_int_t)node->skew_ms);
     json_object_update(json, told);
     json_decref(told);
+    json_t *rates = json_object();
+    for (uint32_t i = 0; i < facts->n_rates; i++)
+        json_object_set_new(rates, facts->rates[i].format, json_real(facts->rates[i].bytes_per_s));
+    json_object_set_new(json, "rates", rates);
     put_replicas(json, node);
     return json;
 }

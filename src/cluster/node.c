@@ -713,6 +713,8 @@ static void set_facts(struct cluster_node *node)
     facts->memory_other_bytes = host->memory_used != NULL ? host->memory_used(host->context) : 0;
     facts->read_bandwidth = node->read_bandwidth;
     facts->flops = node->flops;
+    facts->n_rates = node->n_rates;
+    memcpy(facts->rates, node->rates, node->n_rates * sizeof *node->rates);
     facts->n_threads =
         node->options.model.n_threads > 0 ? node->options.model.n_threads : machine.physical_cores;
     facts->load = getloadavg(&load, 1) == 1 ? MIN(load / (double)facts->n_threads, 1.0) : 0;

@@ -79,6 +79,8 @@ struct cluster_node {
     struct local_model local[CLUSTER_MAX_MODELS];
     size_t n_local;
     double read_bandwidth, flops;
+    uint32_t n_rates;
+    struct cluster_rate rates[CLUSTER_MAX_RATES];
     struct cluster_places places; /* this node's addresses, looked at every PLACES_MS */
     uint64_t places_ms;
     atomic_bool measuring; /* with any other node */
@@ -195,7 +197,7 @@ void node_objects_close(struct cluster_node *node);
 /* ---- Measuring (node_measure.c) ---- */
 
 void node_measure(void *context, struct cluster_id peer, const struct cluster_way *way);
-void node_measure_machine(struct cluster_node *node); /* fills read_bandwidth and flops */
+void node_measure_machine(struct cluster_node *node); /* fills read_bandwidth, flops, rates */
 void node_measure_answer(struct cluster_node *node, struct net_wire *wire);
 
 /* ---- Requests (node_requests.c) ---- */

@@ -23,8 +23,8 @@
 #define BULK_NS 1000000000             /* slow ways are measured with less */
 #define READ_BYTES ((size_t)128 << 20) /* more than caches hold, where there is so much */
 #define ROUNDS 4
-#define ROUNDS_NS 500000000       /* slow machines do with fewer */
-#define PRODUCT_FORMAT QUANT_Q4_K /* of most files */
+#define ROUNDS_NS 300000000       /* slow machines do with fewer */
+#define PREFILL_FORMAT QUANT_Q4_K /* of most files */
 #define PRODUCT_COLUMNS ((size_t)4096)
 #define PREFILL_TOKENS 96               /* of a step, the least that models have of prompts */
 #define PREFILL_BYTES ((size_t)1 << 20) /* at least; else what takes so long: */
@@ -255,7 +255,16 @@ struct probing {
     float *y; /* [n_tokens][weights.n_rows] */
     _Atomic uint64_t sum;
     double read_bandwidth, flops;
+    uint32_t n_rates;
+    struct cluster_rate rates[CLUSTER_MAX_RATES];
 };
+
+/* Others are about as fast as Q4_K. */
+static const enum quant_format measured_formats[] = {
+    QUANT_BF16, QUANT_F16,  QUANT_Q8_0, QUANT_Q4_0,   QUANT_Q2_K,  QUANT_Q3_K,
+    QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_XS, QUANT_MXFP4,
+};
+_Static_assert(ARRAY_COUNT(measured_formats) <= CLUSTER_MAX_RATES, "all are told");
 
 static void read_some(void *context, unsigned thread, size_t begin, size_t end)
 {
@@ -295,10 +304,11 @@ static double rate_of(struct probing *probing, struct pool *pool, pool_fn *work,
 }
 
 /* How fast products with so many tokens take weights, of so many bytes. 0: not known. */
-static double product_rate(struct probing *probing, struct pool *pool, size_t size, size_t n_tokens)
+static double product_rate(struct probing *probing, struct pool *pool, enum quant_format format,
+                           size_t size, size_t n_tokens)
 {
-    enum quant_packing packing = quant_packing(PRODUCT_FORMAT, n_tokens);
-    size_t row_bytes = quant_row_bytes(PRODUCT_FORMAT, PRODUCT_COLUMNS);
+    enum quant_packing packing = quant_packing(format, n_tokens);
+    size_t row_bytes = quant_row_bytes(format, PRODUCT_COLUMNS);
     size_t n_rows = size / row_bytes;
     size_t packed_bytes =
         quant_packed_bytes(packing, PRODUCT_COLUMNS) * quant_packed_inputs(packing, n_tokens);
@@ -308,8 +318,8 @@ static double product_rate(struct probing *probing, struct pool *pool, size_t si
     if (x != NULL && y != NULL && packed != NULL) {
         for (size_t i = 0; i < n_tokens; i++)
             quant_pack(packing, x, PRODUCT_COLUMNS, packed, i, n_tokens);
-        probing->weights = (struct quant_matrix){PRODUCT_FORMAT, probing->data, row_bytes, n_rows,
-                                                 PRODUCT_COLUMNS};
+        probing->weights =
+            (struct quant_matrix){format, probing->data, row_bytes, n_rows, PRODUCT_COLUMNS};
         probing->packing = packing;
         probing->packed = packed;
         probing->n_tokens = n_tokens;
@@ -323,8 +333,8 @@ static double product_rate(struct probing *probing, struct pool *pool, size_t si
     return rate;
 }
 
-/* A slow instruction set takes weights slower than memory gives them. Of a prompt, a step's weights
- * are unpacked once, which is part of what its products take. */
+/* Products take weights of some formats slower than memory gives them, with a slow instruction set
+ * of most. Of a prompt, a step's weights are unpacked once, which is part of what products take. */
 static void probe_with(struct probing *probing, struct pool *pool)
 {
     struct machine machine;
@@ -337,14 +347,19 @@ static void probe_with(struct probing *probing, struct pool *pool)
     memset(data, 1, size);
     probing->data = data;
     probing->n = size / sizeof *data;
-    double reading = rate_of(probing, pool, read_some, probing->n, 4, size);
-    double products = product_rate(probing, pool, size, 1) / PLAN_DECODE_SHARE;
-    probing->read_bandwidth = products > 0 ? MIN(reading, products) : reading;
+    probing->read_bandwidth = rate_of(probing, pool, read_some, probing->n, 4, size);
+    for (size_t i = 0; i < ARRAY_COUNT(measured_formats); i++) {
+        struct cluster_rate *rate = &probing->rates[probing->n_rates++];
+        snprintf(rate->format, sizeof rate->format, "%s", quant_info(measured_formats[i])->name);
+        rate->bytes_per_s = product_rate(probing, pool, measured_formats[i], size, 1);
+    }
     double weights_per_byte =
-        (double)PRODUCT_COLUMNS / (double)quant_row_bytes(PRODUCT_FORMAT, PRODUCT_COLUMNS);
-    double rate = product_rate(probing, pool, MIN(size, PREFILL_BYTES), PREFILL_TOKENS);
+        (double)PRODUCT_COLUMNS / (double)quant_row_bytes(PREFILL_FORMAT, PRODUCT_COLUMNS);
+    double rate =
+        product_rate(probing, pool, PREFILL_FORMAT, MIN(size, PREFILL_BYTES), PREFILL_TOKENS);
     if (rate * PREFILL_S > 2 * PREFILL_BYTES)
-        rate = product_rate(probing, pool, MIN(size, (size_t)(rate * PREFILL_S)), PREFILL_TOKENS);
+        rate = product_rate(probing, pool, PREFILL_FORMAT, MIN(size, (size_t)(rate * PREFILL_S)),
+                            PREFILL_TOKENS);
     probing->flops = 2 * PREFILL_TOKENS * weights_per_byte * rate;
     pages_free(data, size);
 }
@@ -361,6 +376,8 @@ static void probed(void *context)
     struct cluster_node *node = probing->node;
     node->read_bandwidth = probing->read_bandwidth;
     node->flops = probing->flops;
+    node->n_rates = probing->n_rates;
+    memcpy(node->rates, probing->rates, sizeof node->rates);
     if (!node->closing) {
         cluster_node_refresh(node);
         tell_host(node);

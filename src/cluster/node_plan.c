@@ -15,7 +15,6 @@
 #define UNKNOWN_FLOPS 200e9
 #define UNKNOWN_LATENCY_S 100e-6
 #define UNKNOWN_BANDWIDTH 110e6
-#define LAYER_OVERHEAD_S 10e-6
 
 enum way { WAY_AUTO, WAY_SINGLE, WAY_PIPELINE, WAY_TENSOR };
 
@@ -34,6 +33,7 @@ struct planning {
     const struct cluster_plan_input *input;
     struct weights *weights;
     struct model_desc *desc;
+    struct cluster_mix mix;
     struct model_options options;
 };
 
@@ -86,21 +86,24 @@ static void draft_single(struct draft *draft, uint32_t n_layers)
     draft->placement.stages[0] = (struct model_stage){0, n_layers, 1, {1}};
 }
 
-static double read_rate(const struct cluster_candidate *node)
+static double read_rate(const struct planning *planning, const struct cluster_candidate *node)
 {
-    return node->facts->read_bandwidth > 0 ? node->facts->read_bandwidth : UNKNOWN_READ_RATE;
+    const struct cluster_facts *facts = node->facts;
+    if (facts->read_bandwidth <= 0)
+        return UNKNOWN_READ_RATE;
+    return cluster_plan_rate(&planning->mix, facts->read_bandwidth, facts->rates, facts->n_rates);
 }
 
 /* All nodes share each layer, by how fast they read. */
-static void draft_tensor(struct draft *draft, const struct cluster_plan_input *input,
-                         uint32_t n_layers)
+static void draft_tensor(struct draft *draft, const struct planning *planning, uint32_t n_layers)
 {
+    const struct cluster_plan_input *input = planning->input;
     uint32_t n = MIN(input->n_nodes, (uint32_t)MODEL_MAX_SHARDS);
     *draft = (struct draft){.placement = {.n_stages = 1}, .n_ranks = n};
     draft->placement.stages[0] = (struct model_stage){.end_layer = n_layers, .n_shards = n};
     double rates[MODEL_MAX_SHARDS];
     for (uint32_t i = 0; i < n; i++)
-        rates[i] = read_rate(&input->nodes[i]);
+        rates[i] = read_rate(planning, &input->nodes[i]);
     plan_even_out(rates, n);
     for (uint32_t i = 0; i < n; i++) {
         double share = rates[i] / 1e8;
@@ -141,18 +144,19 @@ static uint64_t disk_of(const struct cluster_plan_input *input, const struct clu
     return at->holds_model ? 0 : bytes;
 }
 
-static void fill_nodes(const struct cluster_plan_input *input, struct plan_node *nodes,
+static void fill_nodes(const struct planning *planning, struct plan_node *nodes,
                        struct plan_link *links)
 {
+    const struct cluster_plan_input *input = planning->input;
     uint32_t n = input->n_nodes;
     for (uint32_t i = 0; i < n; i++) {
         const struct cluster_candidate *at = &input->nodes[i];
         nodes[i] = (struct plan_node){
             .memory_bytes = at->free_bytes,
             .disk_bytes = disk_of(input, at),
-            .read_rate = read_rate(at),
+            .read_rate = read_rate(planning, at),
             .flops = at->facts->flops > 0 ? at->facts->flops : UNKNOWN_FLOPS,
-            .layer_overhead_s = LAYER_OVERHEAD_S,
+            .layer_overhead_s = PLAN_LAYER_OVERHEAD_S,
         };
         snprintf(nodes[i].name, sizeof nodes[i].name, "%s", at->name);
         for (uint32_t k = 0; k < n; k++) {
@@ -243,7 +247,7 @@ static enum status draft_best(struct draft *draft, const struct planning *planni
                                                   planning->options.kv_format, error);
     if (status == STATUS_OK) /* the file may be one without weights, or called by its digest */
         snprintf(model.name, sizeof model.name, "%s", input->model->name);
-    fill_nodes(input, nodes, links);
+    fill_nodes(planning, nodes, links);
     const struct plan_input asked = {
         .nodes = nodes,
         .n_nodes = input->n_nodes,
@@ -349,7 +353,7 @@ static enum status make(struct planning *planning, enum way way, struct cluster_
     else if (way == WAY_SINGLE)
         draft_single(&draft, planning->desc->n_layers);
     else if (way == WAY_TENSOR)
-        draft_tensor(&draft, planning->input, planning->desc->n_layers);
+        draft_tensor(&draft, planning, planning->desc->n_layers);
     else
         draft_pipeline(&draft, planning->input, planning->desc->n_layers);
     if (status == STATUS_OK && draft.n_ranks == 0)
@@ -375,6 +379,8 @@ enum status node_plan(void *context, const struct cluster_plan_input *input,
     enum status status = weights_open(&planning.weights, path.data, error);
     if (status == STATUS_OK)
         status = model_describe(&planning.desc, planning.weights, error);
+    if (status == STATUS_OK)
+        cluster_plan_mix(&planning.mix, planning.weights, planning.desc);
     bool chosen = planning.options.n_ctx == 0;
     if (status == STATUS_OK && chosen)
         planning.options.n_ctx = MIN(planning.desc->n_ctx_train, DEFAULT_CTX);

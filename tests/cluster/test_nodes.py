@@ -54,6 +54,18 @@ def check_answers(a, b, way):
     wait_for("the model is closed", lambda: not a.instances())
 
 
+def check_plan(a):
+    """Without a file of machines, those of the cluster are planned for, as they have measured themselves."""
+    wait_for("both have measured themselves", lambda: all(n["rates"].get("Q4_0", 0) > 0 and n["flops"] > 0
+                                                          for n in a.status()["nodes"]))
+    told = json.loads(a.command("plan", DEMO, "--json", "--all"))
+    check([node["name"] for node in told["nodes"]] == ["a", "b"], "the nodes are planned for", told["nodes"])
+    bandwidths = {n["name"]: n["bandwidth"] for n in a.status()["nodes"]}
+    check(all(0 < node["read_bytes_per_second"] <= bandwidths[node["name"]] * 1.001 for node in told["nodes"]),
+          "at what products reach of their read rates", told["nodes"])
+    check("a alone" in a.command("plan", DEMO, "--server", "http://127.0.0.1:" + str(a.port)), "a server may be named")
+
+
 def check_keys(a, b):
     """A key that is made on one node holds on all, and not any more once it is revoked anywhere."""
     key = a.command("key", "create", "ann").split()[-1]
@@ -82,6 +94,7 @@ def main():
     a, b = Node("a"), Node("b")
     try:
         check_joining(a, b)
+        check_plan(a)
         check_answers(a, b, "pipeline")
         check_answers(a, b, "tensor")
         check_keys(a, b)

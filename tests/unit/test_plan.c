@@ -1,5 +1,6 @@
 /* The planner: predictions beside published measurements, what it refuses and why, and properties
  * that hold for any cluster. */
+#include "cluster/cluster.h"
 #include "plan/plan.h"
 
 #include <setjmp.h>
@@ -706,6 +707,29 @@ static void test_plan_bad_rooms(void **state)
     }
 }
 
+/* ---- Rates of a node ------------------------------------------------------------------------- */
+
+/* Plain reading where products are fast enough; else what each format's products take. */
+static void test_rate_of_formats(void **state)
+{
+    (void)state;
+    const struct cluster_rate rates[] = {{"Q4_0", 10e9}, {"Q6_K", 100e9}, {"Q4_K", 20e9}};
+    struct cluster_mix mix = {{0}};
+    assert_float_equal(cluster_plan_rate(&mix, 50e9, rates, 3), 50e9, 1);
+    mix.bytes[QUANT_Q6_K] = 1e9;
+    assert_float_equal(cluster_plan_rate(&mix, 50e9, rates, 3), 50e9, 1);
+    double q6_k = cluster_plan_rate(&mix, 1e12, rates, 3);
+    mix = (struct cluster_mix){.bytes[QUANT_Q4_0] = 1e9};
+    double q4_0 = cluster_plan_rate(&mix, 1e12, rates, 3);
+    assert_true(q4_0 > 0 && q4_0 < 10e9);
+    assert_float_equal(q6_k, 10 * q4_0, 1e3);
+    mix.bytes[QUANT_Q6_K] = 1e9; /* as many bytes of each */
+    assert_float_equal(cluster_plan_rate(&mix, 1e12, rates, 3), 2 / (1 / q4_0 + 1 / q6_k), 1e3);
+    mix = (struct cluster_mix){.bytes[QUANT_IQ4_NL] = 1e9}; /* was not measured: as Q4_K */
+    assert_float_equal(cluster_plan_rate(&mix, 1e12, rates, 3), 2 * q4_0, 1e3);
+    assert_float_equal(cluster_plan_rate(&mix, 30e9, NULL, 0), 30e9, 1); /* an older node */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -726,6 +750,7 @@ int main(void)
         cmocka_unit_test(test_plan_cost),
         cmocka_unit_test(test_plan_room),
         cmocka_unit_test(test_plan_bad_rooms),
+        cmocka_unit_test(test_rate_of_formats),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }
