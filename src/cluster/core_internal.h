@@ -152,7 +152,8 @@ struct node {
     json_t *told_links; /* with their paths, as they came, for the status */
     uint32_t n_paths;   /* between this node and the other one */
     struct path paths[CLUSTER_MAX_PATHS];
-    uint64_t round_ms; /* they were measured last */
+    uint64_t round_ms;    /* they were measured last */
+    uint32_t dead_rounds; /* since all of them were good */
     uint32_t n_instances;
     struct told_instance instances[CLUSTER_MAX_INSTANCES];
     uint32_t n_grants;

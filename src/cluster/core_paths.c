@@ -8,8 +8,9 @@
  * Each node tells its addresses. Of a pair, the one with the lower id looks which of the other's
  * are in a network of its own, adds the address of the control link where that is none of these,
  * and measures one way after the other; so it does again when an address comes or goes, when the
- * link is made anew, and from time to time. It tells the other what it found. Both put the ways in
- * the same order then; either may find one dead when it connects, and asks for a new measurement.
+ * link is made anew, and from time to time, sooner where a way is dead. It tells the other what it
+ * found. Both put the ways in the same order then; either may find one dead when it connects, and
+ * asks for a new measurement.
  */
 #include "cluster/core_internal.h"
 
@@ -324,10 +325,16 @@ static void take_result(struct cluster_core *core, struct node *node, struct pat
     path->state = good ? PATH_GOOD : PATH_DEAD;
     path->latency_us = good ? latency_us : 0;
     path->bandwidth = good ? bandwidth : 0;
-    if (first_due(node) == NULL) {
-        node->round_ms = core->now_ms;
-        node->measure_ms = core->now_ms + core_jitter(core, MEASURE_AGAIN_MS);
-    }
+    if (first_due(node) != NULL)
+        return;
+    bool dead = false;
+    for (uint32_t i = 0; i < node->n_paths; i++)
+        dead = dead || node->paths[i].state == PATH_DEAD;
+    /* What is dead may have been busy, or comes back without an address that does. */
+    uint64_t wait_ms = dead ? (uint64_t)MEASURE_LEAST_MS << node->dead_rounds : MEASURE_AGAIN_MS;
+    node->dead_rounds = dead ? MIN(node->dead_rounds + 1, 8u) : 0;
+    node->round_ms = core->now_ms;
+    node->measure_ms = core->now_ms + core_jitter(core, MIN(wait_ms, (uint64_t)MEASURE_AGAIN_MS));
 }
 
 void cluster_core_measured(struct cluster_core *core, struct cluster_id id,

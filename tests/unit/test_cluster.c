@@ -355,6 +355,29 @@ static void test_paths_change(void **state)
     sim_close(sim);
 }
 
+/* All ways were dead when they were measured, as where the other side hung: soon it is tried again. */
+static void test_paths_dead(void **state)
+{
+    (void)state;
+    struct cluster_way ways[CLUSTER_MAX_PATHS];
+    struct sim *sim = begin(2);
+    for (unsigned i = 0; i < 2; i++)
+        sim_network(sim, i, 1, 5e9);
+    run_ms(sim, 8000);
+    check_both(sim, "net1");
+    size_t n = cluster_core_ways(sim_core(sim, 0), sim_id(sim, 1), ways);
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++)
+        cluster_core_measured(sim_core(sim, 0), sim_id(sim, 1), &ways[i], CLUSTER_MEASURE_FAILED, 0,
+                              0, "");
+    const struct node *node = seen(sim, 0, 1);
+    assert_true(node->paths[0].state == PATH_DEAD && node->paths[1].state == PATH_DEAD);
+    run_ms(sim, 15000);
+    assert_true(node->paths[0].state == PATH_GOOD && node->paths[1].state == PATH_GOOD);
+    check_both(sim, "net1");
+    sim_close(sim);
+}
+
 /* The address of the control link is not there any more: another interface's is dialled. */
 static void test_paths_dialled(void **state)
 {
@@ -1153,6 +1176,7 @@ int main(void)
         cmocka_unit_test(test_paths_measured),
         cmocka_unit_test(test_paths_pinned),
         cmocka_unit_test(test_paths_change),
+        cmocka_unit_test(test_paths_dead),
         cmocka_unit_test(test_paths_dialled),
         cmocka_unit_test(test_members_mesh),
         cmocka_unit_test(test_members_killed_and_silent),
