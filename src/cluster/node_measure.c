@@ -22,13 +22,14 @@
 #define BUSY 3
 #define BULK_NS 1000000000             /* slow ways are measured with less */
 #define READ_BYTES ((size_t)128 << 20) /* more than caches hold, where there is so much */
-#define ROUNDS 4
-#define ROUNDS_NS 300000000       /* slow machines do with fewer */
+#define ROUNDS 3
+#define ROUNDS_NS 300000000             /* slow machines do with fewer */
+#define PRODUCT_BYTES ((size_t)1 << 20) /* at least; else what takes PRODUCT_S */
+#define PRODUCT_S 0.02
 #define PREFILL_FORMAT QUANT_Q4_K /* of most files */
-#define PRODUCT_COLUMNS ((size_t)4096)
-#define PREFILL_TOKENS 96               /* of a step, the least that models have of prompts */
-#define PREFILL_BYTES ((size_t)1 << 20) /* at least; else what takes so long: */
+#define PREFILL_TOKENS 96         /* of a step, the least that models have of prompts */
 #define PREFILL_S 0.1
+#define PRODUCT_COLUMNS ((size_t)4096)
 #define LIMIT_MS 20000
 
 /* ---- The one that answers -------------------------------------------------------------------- */
@@ -304,8 +305,8 @@ static double rate_of(struct probing *probing, struct pool *pool, pool_fn *work,
 }
 
 /* How fast products with so many tokens take weights, of so many bytes. 0: not known. */
-static double product_rate(struct probing *probing, struct pool *pool, enum quant_format format,
-                           size_t size, size_t n_tokens)
+static double rate_of_products(struct probing *probing, struct pool *pool, enum quant_format format,
+                               size_t size, size_t n_tokens)
 {
     enum quant_packing packing = quant_packing(format, n_tokens);
     size_t row_bytes = quant_row_bytes(format, PRODUCT_COLUMNS);
@@ -333,6 +334,18 @@ static double product_rate(struct probing *probing, struct pool *pool, enum quan
     return rate;
 }
 
+/* The same, of as many bytes as take so long. */
+static double product_rate(struct probing *probing, struct pool *pool, enum quant_format format,
+                           size_t n_tokens, double seconds)
+{
+    size_t size = probing->n * sizeof *probing->data;
+    double rate = rate_of_products(probing, pool, format, MIN(size, PRODUCT_BYTES), n_tokens);
+    if (rate * seconds > 2 * PRODUCT_BYTES)
+        rate = rate_of_products(probing, pool, format, (size_t)MIN((double)size, rate * seconds),
+                                n_tokens);
+    return rate;
+}
+
 /* Products take weights of some formats slower than memory gives them, with a slow instruction set
  * of most. Of a prompt, a step's weights are unpacked once, which is part of what products take. */
 static void probe_with(struct probing *probing, struct pool *pool)
@@ -351,15 +364,11 @@ static void probe_with(struct probing *probing, struct pool *pool)
     for (size_t i = 0; i < ARRAY_COUNT(measured_formats); i++) {
         struct cluster_rate *rate = &probing->rates[probing->n_rates++];
         snprintf(rate->format, sizeof rate->format, "%s", quant_info(measured_formats[i])->name);
-        rate->bytes_per_s = product_rate(probing, pool, measured_formats[i], size, 1);
+        rate->bytes_per_s = product_rate(probing, pool, measured_formats[i], 1, PRODUCT_S);
     }
     double weights_per_byte =
         (double)PRODUCT_COLUMNS / (double)quant_row_bytes(PREFILL_FORMAT, PRODUCT_COLUMNS);
-    double rate =
-        product_rate(probing, pool, PREFILL_FORMAT, MIN(size, PREFILL_BYTES), PREFILL_TOKENS);
-    if (rate * PREFILL_S > 2 * PREFILL_BYTES)
-        rate = product_rate(probing, pool, PREFILL_FORMAT, MIN(size, (size_t)(rate * PREFILL_S)),
-                            PREFILL_TOKENS);
+    double rate = product_rate(probing, pool, PREFILL_FORMAT, PREFILL_TOKENS, PREFILL_S);
     probing->flops = 2 * PREFILL_TOKENS * weights_per_byte * rate;
     pages_free(data, size);
 }
