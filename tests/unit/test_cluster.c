@@ -355,7 +355,7 @@ static void test_paths_change(void **state)
     sim_close(sim);
 }
 
-/* All ways were dead when they were measured, as where the other side hung: soon it is tried again. */
+/* All ways were dead when they were measured, as where the other side hung: soon they are not. */
 static void test_paths_dead(void **state)
 {
     (void)state;
