@@ -168,20 +168,14 @@ static void check_nodes(struct findings *findings, const json_t *status)
     }
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
-
 static const char *name_of(const json_t *status, const char *id)
 {
     const json_t *node;
     size_t i;
     json_array_foreach(json_object_get(status, "nodes"), i, node)
     {
-        if (strcmp(text_of(node, "id"), id) == 0)
-            return text_of(node, "name");
+        if (strcmp(cli_json_text(node, "id"), id) == 0)
+            return cli_json_text(node, "name");
     }
     return id;
 }
@@ -191,8 +185,8 @@ static void check_link(struct findings *findings, const json_t *status, const js
 {
     const json_t *paths = json_object_get(link, "paths"), *path;
     const json_t *taken = json_array_get(paths, 0), *fastest = taken;
-    const char *from = name_of(status, text_of(link, "from"));
-    const char *to = name_of(status, text_of(link, "to"));
+    const char *from = name_of(status, cli_json_text(link, "from"));
+    const char *to = name_of(status, cli_json_text(link, "to"));
     double rate = json_number_value(json_object_get(link, "bandwidth")), best = rate;
     size_t i;
     json_array_foreach(paths, i, path)
@@ -202,17 +196,17 @@ static void check_link(struct findings *findings, const json_t *status, const js
             best = other;
             fastest = path;
         }
-        if (strcmp(text_of(path, "state"), "dead") == 0)
+        if (strcmp(cli_json_text(path, "state"), "dead") == 0)
             find(findings, "note", "link", "%s does not reach %s at %s over %s", from, to,
-                 text_of(path, "address"), text_of(path, "interface"));
+                 cli_json_text(path, "address"), cli_json_text(path, "interface"));
     }
     if (best > rate * MUCH_FASTER)
         find(
             findings, "note", "link",
             "data between %s and %s goes over %s, as data-interface says, with %.0f MB/s; %s would "
             "carry %.0f MB/s",
-            from, to, text_of(taken, "interface"), rate / 1e6, text_of(fastest, "interface"),
-            best / 1e6);
+            from, to, cli_json_text(taken, "interface"), rate / 1e6,
+            cli_json_text(fastest, "interface"), best / 1e6);
     find(findings, rate > 0 && rate <= SLOW_RATE ? "note" : "ok", "link",
          "%s to %s: %.0f MB/s, %.0f us%s", from, to, rate / 1e6,
          json_number_value(json_object_get(link, "latency_us")),

@@ -10,17 +10,6 @@ static struct {
     bool watch, json;
 } args;
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
-
-static double number_of(const json_t *object, const char *key)
-{
-    return json_number_value(json_object_get(object, key));
-}
-
 /* The name of a node by its id, or the beginning of the id. */
 static const char *name_of(const json_t *status, const char *id)
 {
@@ -28,8 +17,8 @@ static const char *name_of(const json_t *status, const char *id)
     size_t i;
     json_array_foreach(json_object_get(status, "nodes"), i, node)
     {
-        if (strcmp(text_of(node, "id"), id) == 0)
-            return text_of(node, "name");
+        if (strcmp(cli_json_text(node, "id"), id) == 0)
+            return cli_json_text(node, "name");
     }
     return id;
 }
@@ -54,20 +43,22 @@ static void print_node(const json_t *node)
     char used[32], limit[32], rate[32] = "";
     const json_t *model;
     size_t i;
-    double all = number_of(node, "memory_limit");
+    double all = cli_json_number(node, "memory_limit");
     bool self = json_is_true(json_object_get(node, "self"));
-    cli_printf("%-16s  %-5s  ", text_of(node, "name"), self ? "here" : text_of(node, "state"));
+    cli_printf("%-16s  %-5s  ", cli_json_text(node, "name"),
+               self ? "here" : cli_json_text(node, "state"));
     if (json_object_get(node, "memory_limit") == NULL) {
-        cli_printf("%s\n", text_of(node, "reason"));
+        cli_printf("%s\n", cli_json_text(node, "reason"));
         return;
     }
-    cli_printf("%-8s  ", text_of(node, "version"));
-    if (number_of(node, "bandwidth") > 0)
-        snprintf(rate, sizeof rate, "%.1f GB/s", number_of(node, "bandwidth") / 1e9);
+    cli_printf("%-8s  ", cli_json_text(node, "version"));
+    if (cli_json_number(node, "bandwidth") > 0)
+        snprintf(rate, sizeof rate, "%.1f GB/s", cli_json_number(node, "bandwidth") / 1e9);
     cli_printf("%-22s  %9s of %9s  %10s  ", self ? "" : address_of(node),
-               size_text(used, all - number_of(node, "memory_free")), size_text(limit, all), rate);
+               size_text(used, all - cli_json_number(node, "memory_free")), size_text(limit, all),
+               rate);
     json_array_foreach(json_object_get(node, "models"), i, model)
-        cli_printf("%s%s", i > 0 ? ", " : "", text_of(model, "name"));
+        cli_printf("%s%s", i > 0 ? ", " : "", cli_json_text(model, "name"));
     cli_printf("\n");
 }
 
@@ -93,9 +84,9 @@ static void print_instances(const json_t *status)
         char predicted[32], reached[32];
         const char *name = json_string_value(json_array_get(model, 1));
         cli_printf("%-24s  %-10s  %10s  %10s  ", name != NULL ? name : "",
-                   text_of(instance, "state"),
-                   rate_text(predicted, number_of(instance, "predicted")),
-                   rate_text(reached, number_of(instance, "reached")));
+                   cli_json_text(instance, "state"),
+                   rate_text(predicted, cli_json_number(instance, "predicted")),
+                   rate_text(reached, cli_json_number(instance, "reached")));
         json_array_foreach(json_object_get(instance, "members"), k, member)
         {
             char bytes[32];
@@ -103,8 +94,8 @@ static void print_instances(const json_t *status)
             cli_printf("%s%s (%s)", k > 0 ? ", " : "", name_of(status, id != NULL ? id : ""),
                        size_text(bytes, json_number_value(json_array_get(member, 1))));
         }
-        const char *reason = text_of(instance, "reason");
-        bool waits = strcmp(text_of(instance, "state"), "running") != 0 && reason[0] != '\0';
+        const char *reason = cli_json_text(instance, "reason");
+        bool waits = strcmp(cli_json_text(instance, "state"), "running") != 0 && reason[0] != '\0';
         cli_printf("%s%s\n", waits ? "  " : "", waits ? reason : "");
     }
 }
@@ -115,27 +106,28 @@ static void print_transfers(const json_t *status)
     size_t i;
     json_array_foreach(json_object_get(status, "transfers"), i, transfer)
     {
-        double done = number_of(transfer, "done"), all = number_of(transfer, "of");
+        double done = cli_json_number(transfer, "done"), all = cli_json_number(transfer, "of");
         bool copy = json_is_true(json_object_get(transfer, "copy"));
         cli_printf("%s%s %s %s: %.0f %%\n", i == 0 ? "\n" : "",
-                   name_of(status, text_of(transfer, "node")), copy ? "keeps a copy of" : "fetches",
-                   text_of(transfer, "text"), all > 0 ? 100 * done / all : 0);
+                   name_of(status, cli_json_text(transfer, "node")),
+                   copy ? "keeps a copy of" : "fetches", cli_json_text(transfer, "text"),
+                   all > 0 ? 100 * done / all : 0);
     }
 }
 
 static void print_rate(const json_t *measured)
 {
-    double rate = number_of(measured, "bandwidth");
-    cli_printf("  %7.0f us  %7.*f %s/s", number_of(measured, "latency_us"), rate < 1e9 ? 1 : 2,
-               rate < 1e9 ? rate / 1e6 : rate / 1e9, rate < 1e9 ? "MB" : "GB");
+    double rate = cli_json_number(measured, "bandwidth");
+    cli_printf("  %7.0f us  %7.*f %s/s", cli_json_number(measured, "latency_us"),
+               rate < 1e9 ? 1 : 2, rate < 1e9 ? rate / 1e6 : rate / 1e9, rate < 1e9 ? "MB" : "GB");
 }
 
 /* Of two nodes that have several, or where the one for data does not work. */
 static void print_path(const json_t *path, bool first)
 {
-    const char *interface = text_of(path, "interface"), *state = text_of(path, "state");
+    const char *interface = cli_json_text(path, "interface"), *state = cli_json_text(path, "state");
     cli_printf("  %-4s %-10s > %-20s", first ? "data" : "", interface[0] != '\0' ? interface : "-",
-               text_of(path, "address"));
+               cli_json_text(path, "address"));
     if (strcmp(state, "good") == 0)
         print_rate(path);
     else
@@ -153,13 +145,13 @@ static void print_links(const json_t *status)
     json_array_foreach(links, i, link)
     {
         const json_t *paths = json_object_get(link, "paths");
-        cli_printf("%-16s  %-16s", name_of(status, text_of(link, "from")),
-                   name_of(status, text_of(link, "to")));
+        cli_printf("%-16s  %-16s", name_of(status, cli_json_text(link, "from")),
+                   name_of(status, cli_json_text(link, "to")));
         print_rate(link);
-        cli_printf("  %s\n", text_of(link, "interface"));
+        cli_printf("  %s\n", cli_json_text(link, "interface"));
         json_array_foreach(paths, k, path)
         {
-            if (json_array_size(paths) > 1 || strcmp(text_of(path, "state"), "dead") == 0)
+            if (json_array_size(paths) > 1 || strcmp(cli_json_text(path, "state"), "dead") == 0)
                 print_path(path, k == 0);
         }
     }
@@ -170,7 +162,7 @@ static void print_problems(const json_t *status)
     const json_t *problems = json_object_get(status, "problems"), *problem;
     size_t i;
     json_array_foreach(problems, i, problem)
-        cli_printf("%s! %s\n", i == 0 ? "\n" : "", text_of(problem, "text"));
+        cli_printf("%s! %s\n", i == 0 ? "\n" : "", cli_json_text(problem, "text"));
 }
 
 static void print(const json_t *status)

@@ -5,16 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static double number_of(const json_t *object, const char *key)
-{
-    return json_number_value(json_object_get(object, key));
-}
-
 static struct plan_node node_of(const json_t *told, const struct cluster_mix *mix)
 {
     struct cluster_rate rates[CLUSTER_MAX_RATES];
     uint32_t n = 0;
-    const char *format, *name = json_string_value(json_object_get(told, "name"));
+    const char *format;
     json_t *rate;
     json_object_foreach(json_object_get(told, "rates"), format, rate)
     {
@@ -23,14 +18,14 @@ static struct plan_node node_of(const json_t *told, const struct cluster_mix *mi
         snprintf(rates[n].format, sizeof rates[n].format, "%s", format);
         rates[n++].bytes_per_s = json_number_value(rate);
     }
-    double memory = number_of(told, "memory_limit") - number_of(told, "memory_other");
+    double memory = cli_json_number(told, "memory_limit") - cli_json_number(told, "memory_other");
     struct plan_node node = {
         .memory_bytes = memory > 0 ? (uint64_t)memory : 0,
-        .read_rate = cluster_plan_rate(mix, number_of(told, "bandwidth"), rates, n),
-        .flops = number_of(told, "flops"),
+        .read_rate = cluster_plan_rate(mix, cli_json_number(told, "bandwidth"), rates, n),
+        .flops = cli_json_number(told, "flops"),
         .layer_overhead_s = PLAN_LAYER_OVERHEAD_S,
     };
-    snprintf(node.name, sizeof node.name, "%s", name != NULL ? name : "");
+    snprintf(node.name, sizeof node.name, "%s", cli_json_text(told, "name"));
     return node;
 }
 
@@ -51,10 +46,10 @@ static void read_links(struct plan_room *room, const json_t *links, const json_t
     {
         uint32_t from = place_of(ids, json_object_get(link, "from"));
         uint32_t to = place_of(ids, json_object_get(link, "to"));
-        double bandwidth = number_of(link, "bandwidth");
+        double bandwidth = cli_json_number(link, "bandwidth");
         if (from == UINT32_MAX || to == UINT32_MAX || bandwidth <= 0)
             continue;
-        const struct plan_link measured = {number_of(link, "latency_us") / 1e6, bandwidth, 0};
+        const struct plan_link measured = {cli_json_number(link, "latency_us") / 1e6, bandwidth, 0};
         room->links[(size_t)from * room->n_nodes + to] = measured;
         room->links[(size_t)to * room->n_nodes + from] = measured;
     }
@@ -68,7 +63,7 @@ static enum status read_status(struct plan_room *room, const json_t *status,
     size_t i;
     json_array_foreach(json_object_get(status, "nodes"), i, node)
     {
-        if (number_of(node, "bandwidth") <= 0 || room->n_nodes == PLAN_MAX_NODES)
+        if (cli_json_number(node, "bandwidth") <= 0 || room->n_nodes == PLAN_MAX_NODES)
             continue; /* it is down, or has not measured itself yet */
         json_array_append(ids, json_object_get(node, "id"));
         room->nodes[room->n_nodes++] = node_of(node, mix);

@@ -185,3 +185,14 @@ enum status cli_remote_ask(const struct server_presence *server, const char *pat
     buffer_free(&text);
     return status;
 }
+
+const char *cli_json_text(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text != NULL ? text : "";
+}
+
+double cli_json_number(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}

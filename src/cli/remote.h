@@ -18,4 +18,8 @@ enum status cli_remote_find(struct server_presence *out, struct error *error);
 enum status cli_remote_ask(const struct server_presence *server, const char *path,
                            const json_t *body, json_t **reply, struct error *error);
 
+/* A member of a reply: "" or 0 where there is none of that type. */
+const char *cli_json_text(const json_t *object, const char *key);
+double cli_json_number(const json_t *object, const char *key);
+
 #endif

@@ -685,19 +685,23 @@ static void read_held(struct message *message, struct cluster_facts *facts)
         facts->objects[i].size_bytes = item_u64(&item, 1, INT64_MAX);
         message_take(message, &item);
     }
-    size_t n_rates = 0;
-    const json_t *rates = NULL;
-    if (message_any(message, "rates") != NULL)
-        rates = message_list(message, "rates", CLUSTER_MAX_RATES, &n_rates);
-    for (size_t i = 0; i < n_rates; i++) {
+    facts->n_models = (uint32_t)n_models;
+    facts->n_objects = (uint32_t)n_objects;
+}
+
+static void read_rates(struct message *message, struct cluster_facts *facts)
+{
+    size_t n;
+    if (message_any(message, "rates") == NULL)
+        return;
+    const json_t *rates = message_list(message, "rates", CLUSTER_MAX_RATES, &n);
+    for (size_t i = 0; i < n; i++) {
         struct message item = message_item(rates, i);
         item_text(&item, 0, facts->rates[i].format, sizeof facts->rates[i].format);
         facts->rates[i].bytes_per_s = item_real(&item, 1);
         message_take(message, &item);
     }
-    facts->n_rates = (uint32_t)n_rates;
-    facts->n_models = (uint32_t)n_models;
-    facts->n_objects = (uint32_t)n_objects;
+    facts->n_rates = (uint32_t)n;
 }
 
 /* Nodes that the other one knows. */
@@ -741,6 +745,7 @@ void on_facts(struct cluster_core *core, struct node *from, struct message *mess
     facts->flops = message_real(message, "flops");
     facts->n_threads = (uint32_t)message_u64(message, "threads", UINT32_MAX);
     facts->can_own = message_flag(message, "own");
+    read_rates(message, facts);
     read_held(message, facts);
     size_t n_keys;
     const json_t *keys = message_list(message, "keys", CLUSTER_MAX_KEYS, &n_keys);

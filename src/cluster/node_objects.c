@@ -285,6 +285,7 @@ struct node_fetcher {
     struct net_link_key key;
     struct net_hello hello;
     pthread_t thread;
+    atomic_uint n_asks;    /* that are not done */
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t posted;
     struct ask *first, **last;
@@ -292,7 +293,6 @@ struct node_fetcher {
     struct net_wire *wire; /* the thread's; another may only abort it */
     bool renew;            /* another way is better now: the next ask takes it */
     bool closing;
-    atomic_uint n_asks;          /* that are not done */
     bool local;                  /* the source is this node: objects are made from slices here */
     struct object_source making; /* the thread's */
 };

@@ -92,6 +92,13 @@ static void add_tensor(struct plan_layer *layer, const struct model_desc *desc, 
     }
 }
 
+/* Also where the file is one without weights. */
+static double bytes_of(const struct weights_tensor *tensor)
+{
+    double rows = (double)tensor->shape[1] * (double)tensor->shape[2] * (double)tensor->shape[3];
+    return rows * (double)quant_row_bytes(tensor->format, tensor->shape[0]);
+}
+
 void cluster_plan_mix(struct cluster_mix *out, const struct weights *weights,
                       const struct model_desc *desc)
 {
@@ -101,9 +108,7 @@ void cluster_plan_mix(struct cluster_mix *out, const struct weights *weights,
         const struct weights_tensor *tensor = weights_tensor_at(weights, i);
         bool embedding = strncmp(tensor->name, "token_embd", strlen("token_embd")) == 0;
         bool experts = strstr(tensor->name, "_exps") != NULL && desc->n_experts > 0;
-        double rows =
-            (double)tensor->shape[1] * (double)tensor->shape[2] * (double)tensor->shape[3];
-        double bytes = rows * (double)quant_row_bytes(tensor->format, tensor->shape[0]);
+        double bytes = bytes_of(tensor);
         if (!embedding || tied)
             out->bytes[tensor->format] +=
                 experts ? bytes * desc->n_experts_used / desc->n_experts : bytes;
@@ -168,9 +173,7 @@ enum status cluster_plan_model(struct plan_model *out, struct plan_layer *layers
     for (size_t i = 0; i < weights_tensor_count(weights); i++) {
         const struct weights_tensor *tensor = weights_tensor_at(weights, i);
         const char *rest = "";
-        double rows =
-            (double)tensor->shape[1] * (double)tensor->shape[2] * (double)tensor->shape[3];
-        double bytes = rows * (double)quant_row_bytes(tensor->format, tensor->shape[0]);
+        double bytes = bytes_of(tensor);
         long layer = layer_index(tensor->name, &rest);
         if (layer >= (long)desc->n_layers)
             continue; /* a head for speculative decoding */
