@@ -57,8 +57,8 @@ struct bench_limits bench_measure_limits(const struct engine *engine, struct ben
  * called. */
 double bench_product_rate(unsigned n_threads, enum quant_format format);
 
-/* Tokens of each text that one step of the run takes. */
-uint32_t bench_step_tokens(const struct bench_run *run, size_t batch_limit);
+/* Tokens of each text that the step of a run takes which begins after done tokens. */
+uint32_t bench_step_tokens(const struct bench_run *run, size_t batch_limit, uint32_t done);
 
 /* Experts count by the expected number of different ones that the tokens of a step choose. */
 struct bench_work bench_work(const struct engine *engine, const struct bench_run *run);

@@ -52,19 +52,19 @@ static void add_weights(struct bench_work *work, const struct engine *engine, do
     }
 }
 
-uint32_t bench_step_tokens(const struct bench_run *run, size_t batch_limit)
+uint32_t bench_step_tokens(const struct bench_run *run, size_t batch_limit, uint32_t done)
 {
-    return run->decode ? 1 : (uint32_t)MAX(batch_limit / run->batch, (size_t)1);
+    size_t limit = run->decode ? 1 : MAX(batch_limit / run->batch, (size_t)1);
+    return (uint32_t)model_even_share(run->tokens - done, limit);
 }
 
 struct bench_work bench_work(const struct engine *engine, const struct bench_run *run)
 {
     const struct model_desc *desc = model_description(engine->model);
     struct bench_work work = {0};
-    uint32_t most = bench_step_tokens(run, model_batch_limit(engine->model));
     for (uint32_t done = 0, n; done < run->tokens; done += n) {
         uint64_t length = (uint64_t)run->context + done;
-        n = MIN(most, run->tokens - done);
+        n = bench_step_tokens(run, model_batch_limit(engine->model), done);
         bool last = done + n == run->tokens;
         add_weights(&work, engine, (double)n * run->batch,
                     run->decode || last ? (double)run->batch : 0);

@@ -94,9 +94,8 @@ static enum status prepare(struct texts *texts, const struct bench_run *run, str
 static enum status execute(struct texts *texts, const struct bench_run *run, struct error *error)
 {
     enum status status = STATUS_OK;
-    uint32_t most = bench_step_tokens(run, model_batch_limit(texts->model));
     for (uint32_t done = 0, n; done < run->tokens && status == STATUS_OK; done += n) {
-        n = MIN(most, run->tokens - done);
+        n = bench_step_tokens(run, model_batch_limit(texts->model), done);
         status = step(texts, 0, run->batch, n, run->decode || done + n == run->tokens, error);
     }
     return status;

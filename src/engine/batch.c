@@ -273,7 +273,9 @@ static size_t rows_to_score(const struct batch *batch)
 /* Grants a prompt some of the tokens that are left; returns what is left then. */
 static size_t grant(const struct batch *batch, struct stream *stream, size_t most, size_t left)
 {
-    size_t more = MIN(MIN(stream_pending(stream) - stream->n_step, most), left);
+    size_t pending = stream_pending(stream) - stream->n_step, more = MIN(MIN(pending, most), left);
+    if (more > 0 && more == left)
+        more = model_even_share(pending, more);
     if (scores_prompt(stream)) /* a row of logits for each token */
         more = MIN(more, rows_to_score(batch) / batch->n_running - stream->n_step);
     stream->n_step += more;

@@ -124,7 +124,7 @@ static enum status follow(struct draft_model *model, const int32_t *text, size_t
     model->held.count = model->n_same = same;
     enum status status = STATUS_OK;
     while (model->n_same < end && status == STATUS_OK) {
-        size_t n = MIN(end - model->n_same, limit);
+        size_t n = model_even_share(end - model->n_same, limit);
         status = compute(model, text + model->n_same, n, model->n_same + n == n_tokens, error);
         if (status == STATUS_OK)
             model->n_same += n;

@@ -172,7 +172,7 @@ static enum status prefill(struct session *session, session_progress *progress, 
     uint64_t begin_ns = clock_now_ns();
     while (done < text->count && status == STATUS_OK) {
         while (begun < text->count && model_steps_under_way(model) < most && status == STATUS_OK) {
-            size_t n = MIN(text->count - begun, limit);
+            size_t n = model_even_share(text->count - begun, limit);
             struct step_segment segment = {.sequence = session->sequence,
                                            .tokens = text->ids + begun,
                                            .n_tokens = n,
@@ -180,7 +180,7 @@ static enum status prefill(struct session *session, session_progress *progress, 
             status = model_step_begin(model, &segment, 1, session->logits, error);
             begun += n;
         }
-        size_t n = MIN(text->count - done, limit);
+        size_t n = model_even_share(text->count - done, limit);
         if (status == STATUS_OK)
             status = model_step_end(model, error);
         if (status != STATUS_OK)

@@ -82,13 +82,16 @@ struct op {
             uint32_t x_stride, y_stride; /* in numbers */
         } norm;
 
-        /* y[i][r] = w[r] . x[i] + bias[r], for each of the n_parts weights that share x. OP_EXPECT
-         * is nothing but a hint that soon such a product will come: a backend that is idle between
-         * two products may fetch its weights. */
+        /* y[i][r] = w[r] . x[i] + bias[r], for each of the n_parts weights that share x. A part that
+         * adds begins its sums with what y holds, so that some columns of a weight may follow
+         * others; only products in panels (QUANT_PACKED_BF16) can, and to the last bit it makes no
+         * difference to them. OP_EXPECT is nothing but a hint that soon such a product will come: a
+         * backend that is idle between two products may fetch its weights. */
         struct {
             struct op_matmul_part {
                 struct device_matrix w; /* one matrix */
                 struct device_ref y, bias;
+                bool adds;
             } parts[OP_MATMUL_PARTS];
             struct device_ref x;
             uint32_t n_parts, n; /* n rows of x */

@@ -63,6 +63,7 @@ struct matmul_part {
     const void *packed;
     const float *bias;
     float *y;
+    bool adds;
     size_t chunk_rows, first_chunk, end_chunk; /* its chunks among those of all parts */
 };
 
@@ -73,7 +74,10 @@ struct matmul_job {
 
 static void matmul_rows(const struct matmul_part *part, size_t n, size_t begin, size_t end)
 {
-    quant_matmul(&part->w, part->packing, begin, end, part->packed, n, part->y, part->w.n_rows);
+    if (part->adds)
+        quant_matmul_add(&part->w, begin, end, part->packed, n, part->y, part->w.n_rows);
+    else
+        quant_matmul(&part->w, part->packing, begin, end, part->packed, n, part->y, part->w.n_rows);
     if (part->bias != NULL)
         for (size_t i = 0; i < n; i++)
             for (size_t r = begin; r < end; r++)
@@ -107,6 +111,7 @@ static struct matmul_job split_matmul(const struct op *op)
             .packing = packing,
             .bias = cpu_data(from->bias),
             .y = cpu_data(from->y),
+            .adds = from->adds,
             .chunk_rows = rows,
             .first_chunk = first,
             .end_chunk = first + (from->w.n_rows + rows - 1) / rows,

@@ -30,19 +30,32 @@ static void gather_rows(const struct op *op, size_t begin, size_t end)
                x + (rows != NULL ? (size_t)rows[i] : i) * op->gather.x_stride, n_cols * sizeof *y);
 }
 
-/* Sums are in double: a row is short next to a product, and the error of a norm spreads to all. */
+#define SUMS 8 /* chains of a sum: each number waits for one of them only */
+
+/* The sum of (x[c] - mean)^2, or where squares is false of x[c]. In double: a row is short next to a
+ * product, and the error of a norm spreads to all. */
+static double sum_of(const float *x, size_t n, double mean, bool squares)
+{
+    double sum[SUMS] = {0}, total = 0;
+    size_t c = 0;
+    for (; c + SUMS <= n; c += SUMS)
+        for (size_t k = 0; k < SUMS; k++) {
+            double value = (double)x[c + k] - mean;
+            sum[k] += squares ? value * value : value;
+        }
+    for (size_t k = 0; c < n; c++, k++)
+        sum[k] += squares ? ((double)x[c] - mean) * ((double)x[c] - mean) : (double)x[c] - mean;
+    for (size_t k = 0; k < SUMS; k++)
+        total += sum[k];
+    return total;
+}
+
 static void norm_row(const struct op *op, const float *x, float *y, const float *weight,
                      const float *bias)
 {
     size_t n = op->norm.n_cols;
-    double mean = 0, square = 0;
-    if (op->norm.norm == MODEL_NORM_LAYER) {
-        for (size_t c = 0; c < n; c++)
-            mean += x[c];
-        mean /= (double)n;
-    }
-    for (size_t c = 0; c < n; c++)
-        square += ((double)x[c] - mean) * ((double)x[c] - mean);
+    double mean = op->norm.norm == MODEL_NORM_LAYER ? sum_of(x, n, 0, false) / (double)n : 0;
+    double square = sum_of(x, n, mean, true);
     float shift = (float)mean;
     float scale = (float)(1.0 / sqrt(square / (double)n + (double)op->norm.eps));
     for (size_t c = 0; c < n; c++) {
@@ -100,22 +113,54 @@ static void rope_rows(const struct op *op, size_t begin, size_t end)
 
 /* y = activation(gate) * up over n <= GATE_BLOCK numbers, all by way of sigmoids: silu(x) =
  * x sigmoid(x), and the tanh form of gelu is x sigmoid(2 u). y may be gate, and is no other. */
+static void gate_silu(const float *gate, const float *up, float *y, size_t n)
+{
+    float factor[GATE_BLOCK];
+    memcpy(factor, gate, n * sizeof *factor);
+    quant_sigmoid(factor, n);
+    for (size_t i = 0; i < n; i++)
+        factor[i] *= gate[i];
+    for (size_t i = 0; i < n; i++)
+        y[i] = up != NULL ? factor[i] * up[i] : factor[i];
+}
+
+static void gate_gelu(const float *gate, const float *up, float *y, size_t n)
+{
+    float factor[GATE_BLOCK];
+    for (size_t i = 0; i < n; i++)
+        factor[i] = 1.5957691216057308f * gate[i] * (1.0f + 0.044715f * gate[i] * gate[i]);
+    quant_sigmoid(factor, n);
+    for (size_t i = 0; i < n; i++)
+        factor[i] *= gate[i];
+    for (size_t i = 0; i < n; i++)
+        y[i] = up != NULL ? factor[i] * up[i] : factor[i];
+}
+
+static void gate_swiglu_oai(const float *gate, const float *up, float *y, size_t n)
+{
+    float x[GATE_BLOCK], factor[GATE_BLOCK];
+    for (size_t i = 0; i < n; i++)
+        x[i] = fminf(gate[i], 7.0f);
+    for (size_t i = 0; i < n; i++)
+        factor[i] = 1.702f * x[i];
+    quant_sigmoid(factor, n);
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * factor[i] * (up != NULL ? fminf(fmaxf(up[i], -7.0f), 7.0f) + 1.0f : 1.0f);
+}
+
 static void gate_block(enum model_activation activation, const float *gate, const float *up,
                        float *y, size_t n)
 {
-    float x[GATE_BLOCK], factor[GATE_BLOCK];
-    bool oai = activation == MODEL_ACTIVATION_SWIGLU_OAI;
-    for (size_t i = 0; i < n; i++)
-        x[i] = oai ? fminf(gate[i], 7.0f) : gate[i];
-    for (size_t i = 0; i < n; i++)
-        factor[i] = oai ? 1.702f * x[i]
-                    : activation == MODEL_ACTIVATION_SILU
-                        ? x[i]
-                        : 1.5957691216057308f * x[i] * (1.0f + 0.044715f * x[i] * x[i]);
-    quant_sigmoid(factor, n);
-    for (size_t i = 0; i < n; i++) {
-        float other = up == NULL ? 1.0f : oai ? fminf(fmaxf(up[i], -7.0f), 7.0f) + 1.0f : up[i];
-        y[i] = x[i] * factor[i] * other;
+    switch (activation) {
+    case MODEL_ACTIVATION_SILU:
+        gate_silu(gate, up, y, n);
+        break;
+    case MODEL_ACTIVATION_GELU:
+        gate_gelu(gate, up, y, n);
+        break;
+    case MODEL_ACTIVATION_SWIGLU_OAI:
+        gate_swiglu_oai(gate, up, y, n);
+        break;
     }
 }
 

@@ -35,9 +35,11 @@ static void normalise(float *x, size_t n)
 static void product(struct model *model, const struct weight *weight, struct device_ref x,
                     struct device_ref y)
 {
-    struct op op = {
-        .kind = OP_MATMUL,
-        .matmul = {.parts = {{weight->matrix, y, weight->bias}}, .x = x, .n_parts = 1, .n = 1}};
+    struct op op = {.kind = OP_MATMUL,
+                    .matmul = {.parts = {{.w = weight->matrix, .y = y, .bias = weight->bias}},
+                               .x = x,
+                               .n_parts = 1,
+                               .n = 1}};
     model->backend->run(model->backend, &op);
 }
 
@@ -93,7 +95,7 @@ static enum status hidden_rows(struct model *model, struct sequence *sequence,
                          "the text has %zu tokens; this model reads at most %u", n_tokens,
                          model->batch);
     for (size_t done = 0, n; done < n_tokens; done += n) {
-        n = MIN(n_tokens - done, model->batch);
+        n = model_even_share(n_tokens - done, model->batch);
         struct step_segment segment = {sequence, tokens + done, n, 0};
         enum status status = model_step(model, &segment, 1, NULL, error);
         if (status != STATUS_OK)

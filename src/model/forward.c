@@ -82,8 +82,10 @@ static struct op products(const struct weight_list *list, const struct device_re
     struct op op = {.kind = OP_MATMUL};
     for (size_t i = 0; i < OP_MATMUL_PARTS; i++)
         if (list->at[i] != NULL && weight_present(list->at[i]))
-            op.matmul.parts[op.matmul.n_parts++] = (struct op_matmul_part){
-                list->at[i]->matrix, y != NULL ? y[i] : (struct device_ref){0}, list->at[i]->bias};
+            op.matmul.parts[op.matmul.n_parts++] =
+                (struct op_matmul_part){.w = list->at[i]->matrix,
+                                        .y = y != NULL ? y[i] : (struct device_ref){0},
+                                        .bias = list->at[i]->bias};
     return op;
 }
 
@@ -400,14 +402,47 @@ static void mix_mla(const struct run *run, uint32_t index, struct device_ref x, 
 
 /* ---- FFNs ---- */
 
-/* y = down(activation(gate x) * up x), or down(activation(up x)) without a gate. */
-static void ffn_gated(const struct run *run, const struct weight *gate, const struct weight *up,
-                      const struct weight *down, struct device_ref x, struct device_ref y)
+/* Rows of a weight. */
+static struct weight rows_of(const struct weight *weight, struct span rows)
 {
-    bool gated = weight_present(gate);
-    uint32_t n_ff = up->matrix.n_rows;
-    expect(run, (struct weight_list){{down}});
-    linears(run, (struct weight_list){{gate, up}}, x,
+    struct weight part = *weight;
+    part.matrix.data.offset += rows.begin * weight->matrix.row_bytes;
+    part.matrix.n_rows = span_size(rows);
+    part.bias = at_number(part.bias, rows.begin);
+    return part;
+}
+
+/* Columns of a weight, whole blocks; it has none of a neighbour's. */
+static struct weight columns_of(const struct weight *weight, struct span columns)
+{
+    struct weight part = *weight;
+    part.matrix.data.offset += quant_row_bytes(weight->matrix.format, columns.begin);
+    part.matrix.n_cols = span_size(columns);
+    return part;
+}
+
+struct ffn_weights {
+    const struct weight *gate, *up, *down;
+};
+
+/* y = down(activation(gate x) * up x), or down(activation(up x)) without a gate; where columns is
+ * not all of them, only what these bring, added to y. */
+static void ffn_columns(const struct run *run, struct ffn_weights all, struct span columns,
+                        struct device_ref x, struct device_ref y)
+{
+    struct weight gate = *all.gate, up = *all.up, down = *all.down;
+    bool gated = weight_present(&gate), adds = columns.begin > 0;
+    uint32_t n_ff = span_size(columns);
+    if (n_ff < all.up->matrix.n_rows) {
+        up = rows_of(all.up, columns);
+        if (gated)
+            gate = rows_of(all.gate, columns);
+        down = columns_of(all.down, columns);
+        if (columns.end < all.up->matrix.n_rows)
+            down.bias = (struct device_ref){0}; /* comes with the last ones */
+    }
+    expect(run, (struct weight_list){{&down}});
+    linears(run, (struct weight_list){{&gate, &up}}, x,
             (struct device_ref[]){run->at.gate, run->at.up, {0}}, run->n);
     submit(run, (struct op){.kind = OP_GATE,
                             .gate = {.gate = gated ? run->at.gate : run->at.up,
@@ -419,7 +454,50 @@ static void ffn_gated(const struct run *run, const struct weight *gate, const st
                                      .gate_stride = n_ff,
                                      .up_stride = n_ff}});
     expect(run, run->after_layer);
-    linear(run, down, run->at.gate, y, run->n);
+    if (adds)
+        submit(run, (struct op){
+                        .kind = OP_MATMUL,
+                        .matmul = {
+                            .parts = {{.w = down.matrix, .y = y, .bias = down.bias, .adds = true}},
+                            .x = run->at.gate,
+                            .n_parts = 1,
+                            .n = run->n}});
+    else
+        linear(run, &down, run->at.gate, y, run->n);
+}
+
+/* Whether products may come by columns, which changes nothing only in panels. */
+static bool ffn_splits(const struct run *run, struct ffn_weights weights)
+{
+    return run->model->observer == NULL &&
+           weights.down->pad_before + weights.down->pad_after == 0 &&
+           quant_packing(weights.down->matrix.format, run->n) == QUANT_PACKED_BF16;
+}
+
+/* What does not fit into at.gate comes by columns, so that all tokens share the unpacking of the
+ * weights; where that is not possible, some tokens after the other. */
+static void ffn_gated(const struct run *run, const struct weight *gate, const struct weight *up,
+                      const struct weight *down, struct device_ref x, struct device_ref y)
+{
+    struct ffn_weights weights = {gate, up, down};
+    uint32_t n_ff = up->matrix.n_rows, columns = n_ff;
+    size_t room = run->model->ff_numbers;
+    struct run part = *run;
+    bool fits = run->n * (size_t)n_ff <= room;
+    if (!fits && ffn_splits(run, weights))
+        columns = (uint32_t)(room / run->n / MAX_BLOCK * MAX_BLOCK);
+    else if (!fits)
+        part.n = (uint32_t)(room / n_ff);
+    for (uint32_t first = 0; first < run->n; first += part.n) {
+        size_t at = (size_t)first * run->desc->n_embd;
+        part.n = (uint32_t)model_even_share(run->n - first, part.n);
+        uint32_t begin = 0;
+        do {
+            ffn_columns(&part, weights, (struct span){begin, MIN(begin + columns, n_ff)},
+                        at_number(x, at), at_number(y, at));
+            begin += columns;
+        } while (begin < n_ff);
+    }
 }
 
 static void experts(const struct run *run, const struct layer *layer, const struct weight *weight,

@@ -22,7 +22,7 @@ static struct device_ref region(struct layout *layout, size_t count)
 
 /* Numbers of a token, the most of all layers. */
 struct widths {
-    size_t q, k, v, q_own, k_own, heads, ff, slots, padded;
+    size_t q, k, v, q_own, k_own, heads, ff, expert_ff, slots, padded;
 };
 
 /* Columns that a weight of n_own columns takes where its border blocks are shared. */
@@ -55,7 +55,8 @@ static void widen(struct widths *widths, const struct model *model, uint32_t ind
         widths->k_own = MAX(widths->k_own, (size_t)own->n_kv_heads * desc->head_k);
     }
     widths->heads = MAX(widths->heads, (size_t)own->n_heads);
-    widths->ff = MAX(widths->ff, MAX(own->n_ff, MAX(expert_ff * widths->slots, shared_ff)));
+    widths->ff = MAX(widths->ff, MAX(own->n_ff, shared_ff));
+    widths->expert_ff = MAX(widths->expert_ff, expert_ff * widths->slots);
     if (model->slice.n_shards == 1)
         return;
     const size_t padded[] = {
@@ -77,14 +78,32 @@ static struct widths widths_of(const struct model *model)
     return widths;
 }
 
-#define MAX_BLOCK 256 /* numbers; zeros for the padding of a row */
+/* Whether products of many inputs have panels. */
+static bool has_panels(void)
+{
+    return quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
+}
 
-static size_t lay_out(const struct model *model, struct device_buffer *buffer,
-                      struct activations *at)
+/* Numbers between gate, up and down of an FFN that is no expert. With panels those of a few tokens
+ * are enough, as many tokens take a few columns at a time. */
+static size_t ff_numbers(const struct model *model, const struct widths *widths)
+{
+    size_t n = model->batch, ff = widths->ff;
+    return has_panels() ? MAX(MIN(n, MODEL_FF_TOKENS) * ff, n * MIN(ff, MAX_BLOCK)) : n * ff;
+}
+
+struct sizes {
+    size_t layers; /* what the layers need */
+    size_t all;    /* with the logits, of which few rows are written as a rule */
+};
+
+static struct sizes lay_out(const struct model *model, struct device_buffer *buffer,
+                            struct activations *at)
 {
     const struct model_desc *desc = model->desc;
     struct layout layout = {buffer, 0};
     struct widths widths = widths_of(model);
+    size_t n_gate = MAX(ff_numbers(model, &widths), model->batch * widths.expert_ff);
     size_t n = model->batch, embd = desc->n_embd;
     size_t latent = (size_t)desc->mla_kv_rank + desc->rope_dims;
     bool mla = desc->mixer == MODEL_MIXER_MLA;
@@ -100,13 +119,12 @@ static size_t lay_out(const struct model *model, struct device_buffer *buffer,
     at->x = region(&layout, n * embd);
     at->h = region(&layout, MAX(n, MODEL_LOGITS_ROWS) * embd);
     at->out = region(&layout, n * embd);
-    at->logits = region(
-        &layout, model->slice.last ? (size_t)MODEL_LOGITS_ROWS * span_size(model->slice.vocab) : 0);
     at->padded = region(&layout, n * widths.padded);
     at->joint = region(&layout, desc->parallel ? n * embd : 0);
 
-    /* A layer's attention and its feed-forward part follow each other, and share their memory. */
-    struct layout mixer = layout;
+    /* A layer's attention, its feed-forward part and the logits follow each other, and share their
+     * memory. */
+    struct layout mixer = layout, end = layout;
     at->q = region(&mixer, n * widths.q);
     at->k = region(&mixer, n * widths.k);
     at->v = region(&mixer, n * widths.v);
@@ -115,17 +133,23 @@ static size_t lay_out(const struct model *model, struct device_buffer *buffer,
     at->q_low = region(&mixer, n * desc->mla_q_rank);
     at->q_mla = region(&mixer, mla ? n * widths.heads * latent : 0);
     at->values = region(&mixer, mla ? n * widths.heads * desc->mla_kv_rank : 0);
-    at->heads = region(&mixer, n * widths.heads * desc->head_v);
+    /* What h holds is read before attention, but for an FFN beside it. */
+    size_t n_heads = widths.heads * desc->head_v;
+    at->heads = n_heads <= embd && !desc->parallel ? at->h : region(&mixer, n * n_heads);
 
-    at->gate = region(&layout, n * widths.ff);
-    at->up = region(&layout, n * widths.ff);
+    at->gate = region(&layout, n_gate);
+    at->up = region(&layout, n_gate);
     at->ffn = region(&layout, desc->n_experts > 0 ? n * embd : 0);
     at->expert_out = region(&layout, desc->n_experts > 0 ? n * widths.slots * embd : 0);
     at->router = region(&layout, n * desc->n_experts);
     at->expert_ids = region(&layout, n * widths.slots);
     at->expert_weights = region(&layout, n * widths.slots);
     at->shared_gate = region(&layout, n);
-    return MAX(layout.size, mixer.size);
+
+    if (model->slice.last)
+        at->logits = region(&end, (size_t)MODEL_LOGITS_ROWS * span_size(model->slice.vocab));
+    size_t layers = MAX(layout.size, mixer.size);
+    return (struct sizes){layers, MAX(layers, end.size)};
 }
 
 static enum status open_activations(struct model *model, struct error *error)
@@ -136,6 +160,8 @@ static enum status open_activations(struct model *model, struct error *error)
     if (status != STATUS_OK)
         return status;
     lay_out(model, buffer, &model->at);
+    struct widths widths = widths_of(model);
+    model->ff_numbers = ff_numbers(model, &widths);
     size_t n_zeros = MAX(model->batch, MAX_BLOCK);
     int32_t *zeros = calloc(n_zeros, sizeof *zeros);
     if (zeros == NULL)
@@ -191,26 +217,35 @@ enum status model_check_kv_format(const struct model_desc *desc, enum quant_form
 
 /* ---- Memory ---- */
 
-/* What a backend needs for a token beside the activations: the packed inputs of one product, in two
- * forms at most; where they are brought together by expert, these and the product too. */
-static uint64_t scratch_of_token(const struct model *model)
+/* What a backend needs beside the activations: the packed inputs of one product, in two forms at
+ * most, which in panels are small; where they are brought together by expert, these and the product
+ * too. */
+static uint64_t product_bytes(const struct model *model)
 {
     struct widths widths = widths_of(model);
+    size_t n = model->batch, embd = model->desc->n_embd, n_ff = ff_numbers(model, &widths);
     if (model->desc->n_experts == 0)
-        return 2 * sizeof(float) * MAX(widths.ff, widths.q);
-    return 3 * sizeof(float) * (widths.ff + widths.q + widths.slots * model->desc->n_embd);
+        return (has_panels() ? 1 : 2) * sizeof(float) * MAX(n_ff, n * MAX(widths.q, embd));
+    return 3 * sizeof(float) *
+           (MAX(n_ff, n * widths.expert_ff) + n * (widths.q + widths.slots * embd));
 }
 
 static uint64_t scratch_bytes(const struct model *model)
 {
-    return scratch_of_token(model) * model->batch + exchange_bytes(model);
+    return product_bytes(model) + exchange_bytes(model);
 }
 
 static void set_batch(struct model *model, uint32_t batch)
 {
     struct activations unused;
     model->batch = batch;
-    model->activation_bytes = lay_out(model, NULL, &unused);
+    model->activation_bytes = lay_out(model, NULL, &unused).all;
+}
+
+static uint64_t step_bytes(const struct model *model)
+{
+    struct activations unused;
+    return lay_out(model, NULL, &unused).layers + product_bytes(model);
 }
 
 static void set_context(struct model *model, uint64_t n_ctx)
@@ -223,15 +258,18 @@ static void set_context(struct model *model, uint64_t n_ctx)
         return;
     /* More tokens share the unpacking of weights, as long as memory hardly grows. For a matrix unit
      * that takes as long as multiplying with some 150 inputs. */
-    bool panels = quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
-    uint64_t limit = panels ? MODEL_BATCH_PANELS : MODEL_BATCH_MOST;
+    uint64_t limit = has_panels() ? MODEL_BATCH_PANELS : MODEL_BATCH_MOST;
     uint64_t allowed = MAX(model->weight_bytes / 40, MODEL_BATCH_BYTES);
-    uint64_t least_bytes = model->activation_bytes;
-    set_batch(model, 2 * MODEL_BATCH);
-    uint64_t token_bytes =
-        (model->activation_bytes - least_bytes) / MODEL_BATCH + scratch_of_token(model);
-    uint64_t batch = allowed / token_bytes / 32 * 32;
-    set_batch(model, (uint32_t)MIN(MAX(batch, MODEL_BATCH), limit));
+    set_batch(model, 1);
+    uint64_t least = step_bytes(model);
+    for (uint32_t batch = MODEL_BATCH; batch <= limit; batch += 32) {
+        uint32_t smaller = model->batch;
+        set_batch(model, batch);
+        if (batch > MODEL_BATCH && step_bytes(model) - least > allowed) {
+            set_batch(model, smaller);
+            break;
+        }
+    }
 }
 
 /* Of a page of the cache, in all layers of the slice. */
@@ -396,8 +434,7 @@ static enum status choose(struct model *model, const struct model_options *optio
     if (status == STATUS_OK)
         widen_cache(model, options);
     /* Several pieces of a step go through a pipeline at once. */
-    bool panels = quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
-    model->piece = panels ? MODEL_PIECE_PANELS : MODEL_PIECE;
+    model->piece = has_panels() ? MODEL_PIECE_PANELS : MODEL_PIECE;
     if (model->slice.n_stages == 1)
         model->piece = model->batch;
     return status;

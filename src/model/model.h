@@ -218,6 +218,15 @@ struct pool *model_pool(const struct model *model); /* idle between steps; NULL:
 uint64_t model_memory_bytes(const struct model *model); /* weights + KV + activations */
 enum quant_format model_kv_format(const struct model *model);
 size_t model_batch_limit(const struct model *model); /* tokens one step may have */
+
+/* What of count tokens a step takes that may take limit: steps of about the same length, as a short
+ * one at the end unpacks all weights for a few tokens. */
+static inline size_t model_even_share(size_t count, size_t limit)
+{
+    size_t n_steps = (count + limit - 1) / limit;
+    return n_steps > 1 ? (count + n_steps - 1) / n_steps : count;
+}
+
 uint32_t model_n_stages(const struct model *model);
 
 /* The state of one text: its KV pages (later also snapshots of recurrent layers). */

@@ -11,10 +11,12 @@
 #define MODEL_BATCH 96
 #define MODEL_BATCH_MOST 192
 #define MODEL_BATCH_PANELS 512
-#define MODEL_BATCH_BYTES ((uint64_t)16 << 20)
+#define MODEL_BATCH_BYTES ((uint64_t)12 << 20)
+#define MODEL_FF_TOKENS 64 /* as many have room between the products of an FFN in panels */
 /* Tokens, at least, of a piece of a step in a pipeline; and where each unpacks the weights anew. */
 #define MODEL_PIECE 64
 #define MODEL_PIECE_PANELS 256
+#define MAX_BLOCK 256 /* numbers, a multiple of those in a block of any format */
 
 /* A tensor that is multiplied with, and its bias. */
 struct weight {
@@ -82,7 +84,8 @@ struct activations {
     struct device_ref joint;         /* [n][n_embd], of an FFN beside attention */
     struct device_ref q_low, q_mla;  /* [n][mla_q_rank], [n][heads][rank + rope] */
     struct device_ref heads, values; /* attention's result; MLA: before and after v_b */
-    struct device_ref gate, up, ffn; /* [n][slots][n_ff]; ffn: [n][n_embd] of a shared FFN */
+    struct device_ref gate, up;      /* [n][slots][n_ff], or ff_numbers of them */
+    struct device_ref ffn;           /* [n][n_embd], of a shared FFN */
     struct device_ref expert_out;    /* [n][slots][n_embd] */
     struct device_ref router, expert_ids, expert_weights, shared_gate, temperatures;
     struct device_ref logits; /* [MODEL_LOGITS_ROWS][n_vocab, or this rank's] */
@@ -135,6 +138,7 @@ struct model {
     uint32_t n_ctx, n_pages, batch;
     uint32_t piece; /* tokens, at least, of a piece of a step that goes through a stage at a time */
     uint64_t weight_bytes, activation_bytes;
+    size_t ff_numbers; /* of an FFN that is no expert: what gate and up have room for */
 
     struct layer *layers; /* [n_layers]; those of the slice are filled */
     struct weight token_embd, position_embd, token_types, output, classifier, classifier_out;

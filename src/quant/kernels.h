@@ -185,10 +185,14 @@ static inline size_t panel_at(size_t i, size_t n, size_t step, size_t n_steps)
     return (block * PANEL_BLOCK + i % PANEL_BLOCK) * PANEL_STEP;
 }
 
+enum panel_sums { PANEL_FROM_ZERO, PANEL_FROM_Y }; /* what sums begin with */
+
 struct panel_set {
     unsigned cpu_features;
     void (*pack)(const float *x, size_t n_cols, uint16_t *packed, size_t i, size_t n);
-    kernel_matmul_fn *matmul;                       /* for all formats but F32 and F16 */
+    void (*matmul)(const struct quant_matrix *w, size_t row_begin, size_t row_end,
+                   const void *packed, size_t n_inputs, float *y, size_t y_stride,
+                   enum panel_sums from);           /* for all formats but F32 and F16 */
     uint64_t (*peak)(uint8_t *data, size_t rounds); /* as peak_codes; NULL in the scalar set */
 };
 

@@ -247,7 +247,7 @@ struct block {
     size_t half_bytes; /* to the second half of the inputs */
     size_t n_steps;
     const uint8_t *ahead;
-    bool first; /* sums begin here, else with what lies at from */
+    bool from_zero; /* else sums begin with what lies at from */
     struct place from, to;
 };
 
@@ -258,7 +258,7 @@ struct block {
 INLINE void tile_block(struct block b, int halves)
 {
     const uint8_t *weights = (const uint8_t *)panel.weights;
-    if (b.first) {
+    if (b.from_zero) {
         tile_zero(0);
         tile_zero(1);
         if (halves > 1) {
@@ -305,19 +305,33 @@ struct sweep {
     const struct quant_matrix *w;
     const uint8_t *x; /* of the first input */
     size_t row, n_rows, n_inputs, col, n_steps;
-    size_t ahead_bytes; /* to the inputs of the next columns */
-    bool first, last;
-    float *y; /* of the first row and input */
+    size_t ahead_bytes;    /* to the inputs of the next columns */
+    bool first, last;      /* columns */
+    enum panel_sums begin; /* what the first ones begin with */
+    float *y;              /* of the first row and input */
     size_t y_stride;
 };
+
+/* What lies at number (input i, row r) of a block of sums. */
+static size_t block_at(size_t i, size_t r)
+{
+    return i / TILE_ROWS * 2 * TILE_FLOATS + r / TILE_ROWS * TILE_FLOATS +
+           i % TILE_ROWS * TILE_ROWS + r % TILE_ROWS;
+}
+
+static void fill_block(float *sums, size_t n_inputs, size_t n_rows, const float *y, size_t y_stride)
+{
+    for (size_t i = 0; i < n_inputs; i++)
+        for (size_t r = 0; r < n_rows; r += TILE_ROWS)
+            memcpy(sums + block_at(i, r), y + i * y_stride + r,
+                   MIN(n_rows - r, (size_t)TILE_ROWS) * sizeof *y);
+}
 
 static void copy_block(const float *sums, size_t n_inputs, size_t n_rows, float *y, size_t y_stride)
 {
     for (size_t i = 0; i < n_inputs; i++)
         for (size_t r = 0; r < n_rows; r += TILE_ROWS)
-            memcpy(y + i * y_stride + r,
-                   sums + i / TILE_ROWS * 2 * TILE_FLOATS + r / TILE_ROWS * TILE_FLOATS +
-                       i % TILE_ROWS * TILE_ROWS,
+            memcpy(y + i * y_stride + r, sums + block_at(i, r),
                    MIN(n_rows - r, (size_t)TILE_ROWS) * sizeof *y);
 }
 
@@ -341,10 +355,12 @@ static void sweep_strip(const struct sweep *s, size_t r)
             .half_bytes = half_bytes,
             .n_steps = s->n_steps,
             .ahead = x + ahead,
-            .first = s->first,
-            .from = sums,
+            .from_zero = s->first && s->begin == PANEL_FROM_ZERO,
+            .from = s->first && whole ? result : sums,
             .to = s->last && whole ? result : sums,
         };
+        if (s->first && s->begin == PANEL_FROM_Y && !whole)
+            fill_block(sums.at, n_inputs, n_rows, y, s->y_stride);
         if (n_inputs > PANEL_BLOCK)
             tile_block(b, 2);
         else
@@ -381,7 +397,8 @@ static void configure_tiles(void)
 }
 
 static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t row_end,
-                         const void *packed, size_t n_inputs, float *y, size_t y_stride)
+                         const void *packed, size_t n_inputs, float *y, size_t y_stride,
+                         enum panel_sums from)
 {
     const size_t n_steps = panel_steps(w->n_cols);
     configure_tiles();
@@ -401,6 +418,7 @@ static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t 
                     .ahead_bytes = sizeof *x * (panel_at(i, n_inputs, next, n_steps) -
                                                 panel_at(i, n_inputs, step, n_steps)),
                     .first = step == 0,
+                    .begin = from,
                     .last = step + PANEL_UNIT_STEPS >= n_steps,
                     .y = y + i * y_stride + row,
                     .y_stride = y_stride,

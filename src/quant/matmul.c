@@ -152,9 +152,17 @@ size_t quant_row_step(enum quant_packing packing)
 void quant_matmul(const struct quant_matrix *w, enum quant_packing packing, size_t row_begin,
                   size_t row_end, const void *packed, size_t n_inputs, float *y, size_t y_stride)
 {
-    kernel_matmul_fn *matmul =
-        packing == QUANT_PACKED_BF16 ? chosen->panels->matmul : chosen->kernels->matmul[w->format];
-    matmul(w, row_begin, row_end, packed, n_inputs, y, y_stride);
+    if (packing == QUANT_PACKED_BF16)
+        chosen->panels->matmul(w, row_begin, row_end, packed, n_inputs, y, y_stride,
+                               PANEL_FROM_ZERO);
+    else
+        chosen->kernels->matmul[w->format](w, row_begin, row_end, packed, n_inputs, y, y_stride);
+}
+
+void quant_matmul_add(const struct quant_matrix *w, size_t row_begin, size_t row_end,
+                      const void *packed, size_t n_inputs, float *y, size_t y_stride)
+{
+    chosen->panels->matmul(w, row_begin, row_end, packed, n_inputs, y, y_stride, PANEL_FROM_Y);
 }
 
 uint64_t quant_peak(enum quant_format format, size_t rounds)

@@ -72,13 +72,14 @@ static float add_step(float sum, const float *w, const uint16_t *x)
 }
 
 static void panel_matmul(const struct quant_matrix *w, size_t row_begin, size_t row_end,
-                         const void *packed, size_t n_inputs, float *y, size_t y_stride)
+                         const void *packed, size_t n_inputs, float *y, size_t y_stride,
+                         enum panel_sums from)
 {
     const struct quant_info *info = quant_info(w->format);
     size_t len = info->block_len > 1 ? info->block_len : PANEL_STEP;
     size_t n_steps = panel_steps(w->n_cols);
     for (size_t r = row_begin; r < row_end; r++) {
-        for (size_t i = 0; i < n_inputs; i++)
+        for (size_t i = 0; from == PANEL_FROM_ZERO && i < n_inputs; i++)
             y[i * y_stride + r] = 0;
         for (size_t c = 0; c < w->n_cols; c += len) {
             float weights[UNIT_LEN];

@@ -113,6 +113,11 @@ size_t quant_row_step(enum quant_packing packing);
 void quant_matmul(const struct quant_matrix *w, enum quant_packing packing, size_t row_begin,
                   size_t row_end, const void *packed, size_t n_inputs, float *y, size_t y_stride);
 
+/* The same with QUANT_PACKED_BF16, added to y. Products of some columns (whole steps of 32), and so
+ * of the next ones, give the same bits as one of all columns. */
+void quant_matmul_add(const struct quant_matrix *w, size_t row_begin, size_t row_end,
+                      const void *packed, size_t n_inputs, float *y, size_t y_stride);
+
 /* A bare loop of the instruction that products with this format rest on, with operands from the
  * first cache: no kernel of the chosen set can be faster. Returns the products (one multiplication
  * and one addition each) that it computed, a few thousand times rounds; the caller takes the time.

@@ -157,7 +157,12 @@ void tiny_llama_keys(struct tiny_gguf *gguf, uint32_t n_heads)
 
 void tiny_llama_tensors(struct tiny_gguf *gguf)
 {
-    static const struct {
+    tiny_llama_tensors_as(gguf, QUANT_F32, 96);
+}
+
+void tiny_llama_tensors_as(struct tiny_gguf *gguf, enum quant_format format, uint64_t n_ff)
+{
+    const struct {
         const char *suffix;
         uint64_t n_cols, n_rows;
     } tensors[] = {
@@ -167,9 +172,9 @@ void tiny_llama_tensors(struct tiny_gguf *gguf)
         {"attn_v", TINY_EMBD, 32},
         {"attn_output", TINY_EMBD, TINY_EMBD},
         {"ffn_norm", TINY_EMBD, 1},
-        {"ffn_gate", TINY_EMBD, 96},
-        {"ffn_up", TINY_EMBD, 96},
-        {"ffn_down", 96, TINY_EMBD},
+        {"ffn_gate", TINY_EMBD, n_ff},
+        {"ffn_up", TINY_EMBD, n_ff},
+        {"ffn_down", n_ff, TINY_EMBD},
     };
     tiny_tensor(gguf, "token_embd.weight", TINY_EMBD, TINY_VOCAB, 1);
     tiny_tensor(gguf, "output_norm.weight", TINY_EMBD, 1, 1);
@@ -177,7 +182,8 @@ void tiny_llama_tensors(struct tiny_gguf *gguf)
         for (size_t i = 0; i < ARRAY_COUNT(tensors); i++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", layer, tensors[i].suffix);
-            tiny_tensor(gguf, name, tensors[i].n_cols, tensors[i].n_rows, 1);
+            tiny_tensor_as(gguf, tensors[i].n_rows > 1 ? format : QUANT_F32, name,
+                           tensors[i].n_cols, tensors[i].n_rows, 1);
         }
 }
 

@@ -31,6 +31,8 @@ void tiny_tensor_as(struct tiny_gguf *gguf, enum quant_format format, const char
 #define TINY_LAYERS 2
 void tiny_llama_keys(struct tiny_gguf *gguf, uint32_t n_heads);
 void tiny_llama_tensors(struct tiny_gguf *gguf);
+/* With matrices of the layers in another format, and an FFN of this width. */
+void tiny_llama_tensors_as(struct tiny_gguf *gguf, enum quant_format format, uint64_t n_ff);
 
 /* Writes the file under a temporary name, which goes to path, and frees gguf. */
 void tiny_write(struct tiny_gguf *gguf, char path[64]);

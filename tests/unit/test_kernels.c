@@ -590,7 +590,7 @@ static struct panel_problem panel_open(enum quant_format format, size_t n_rows, 
         p.x[i] = random_float() * (i % 37 == 0 ? 20.0f : i % 41 == 0 ? 1e-38f : 1.0f);
     uint16_t *packed = panel_pack(&p, &panels_scalar, n_inputs);
     p.expected = must_alloc(n_inputs * n_rows * sizeof(float));
-    panels_scalar.matmul(&p.w, 0, n_rows, packed, n_inputs, p.expected, n_rows);
+    panels_scalar.matmul(&p.w, 0, n_rows, packed, n_inputs, p.expected, n_rows, PANEL_FROM_ZERO);
     free(packed);
     return p;
 }
@@ -615,7 +615,7 @@ static void check_panel(const struct panel_problem *p, const struct named_panels
     assert_memory_equal(packed, same,
                         quant_packed_inputs(QUANT_PACKED_BF16, n) *
                             quant_packed_bytes(QUANT_PACKED_BF16, n_cols));
-    by->set->matmul(&p->w, begin, end, packed, n, y, n_rows);
+    by->set->matmul(&p->w, begin, end, packed, n, y, n_rows, PANEL_FROM_ZERO);
     for (size_t i = 0; i < p->n_inputs; i++)
         for (size_t r = 0; r < n_rows; r++) {
             bool inside = i < n && r >= begin && r < end;
@@ -647,6 +647,32 @@ static const struct named_panels *next_panels(size_t *index)
     return NULL;
 }
 
+/* The columns from at on added to those before, both packed by themselves: the bits of all
+ * columns. */
+static void check_panel_columns(const struct panel_problem *p, const struct named_panels *by,
+                                size_t at)
+{
+    size_t n_rows = p->w.n_rows, n = p->n_inputs, n_cols = p->w.n_cols;
+    float *y = must_alloc(n * n_rows * sizeof *y);
+    for (size_t begin = 0; begin < n_cols; begin = begin == 0 ? at : n_cols) {
+        struct quant_matrix w = p->w;
+        w.n_cols = begin == 0 ? at : n_cols - at;
+        w.data = (const uint8_t *)p->w.data + quant_row_bytes(w.format, begin);
+        uint16_t *packed = must_alloc(quant_packed_inputs(QUANT_PACKED_BF16, n) *
+                                      quant_packed_bytes(QUANT_PACKED_BF16, w.n_cols));
+        for (size_t i = 0; i < n; i++)
+            by->set->pack(p->x + i * n_cols + begin, w.n_cols, packed, i, n);
+        by->set->matmul(&w, 0, n_rows, packed, n, y, n_rows,
+                        begin == 0 ? PANEL_FROM_ZERO : PANEL_FROM_Y);
+        free(packed);
+    }
+    if (memcmp(y, p->expected, n * n_rows * sizeof *y) != 0)
+        fail_msg("%s: %zu rows, %zu inputs: columns up to %zu and from there on to %zu are not "
+                 "all of them",
+                 by->name, n_rows, n, at, n_cols);
+    free(y);
+}
+
 static void test_panels_same_everywhere(void **state)
 {
     (void)state;
@@ -674,6 +700,8 @@ static void test_panels_several(void **state)
         const struct named_panels *by;
         for (size_t s = 0; (by = next_panels(&s)) != NULL;)
             check_panel(&p, by, 0, sizes[i][0], sizes[i][2]);
+        for (size_t s = 0; sizes[i][1] > 64 && (by = next_panels(&s)) != NULL;)
+            check_panel_columns(&p, by, sizes[i][1] / 64 * 32);
         panel_close(&p);
     }
 }

@@ -307,6 +307,38 @@ static void ignore_rows(void *context, const char *tensor, const float *x, size_
     *(size_t *)context += n_rows;
 }
 
+/* An FFN that is too wide for all tokens of a step comes by columns where products have panels, by
+ * tokens where someone observes it: the same bits. */
+static void test_model_ffn_in_parts(void **state)
+{
+    (void)state;
+    enum { N = 192, N_FF = 1280 };
+    struct tiny_gguf gguf = {.left_out = NULL};
+    struct error error = {0};
+    struct model *model;
+    int32_t tokens[N];
+    float logits[2][TINY_VOCAB];
+    size_t n_seen = 0;
+    make_tokens(tokens, N, 11);
+    tiny_llama_keys(&gguf, 2);
+    tiny_llama_tensors_as(&gguf, QUANT_Q8_0, N_FF);
+    struct weights *weights = open_weights(&gguf);
+    struct model_options options = {.n_ctx = 256, .kv_format = QUANT_F16, .n_threads = 2};
+    assert_int_equal(model_open(&model, weights, &options, &error), STATUS_OK);
+    assert_true(model_batch_limit(model) >= N);
+    struct sequence *sequence = new_sequence(model);
+    for (int observed = 0; observed < 2; observed++) {
+        model_observe(model, observed ? ignore_rows : NULL, &n_seen);
+        step(model, sequence, tokens, N, logits[observed]);
+        sequence_truncate(sequence, 0);
+    }
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    assert_true(n_seen > 0);
+    sequence_close(sequence);
+    model_close(model);
+    weights_close(weights);
+}
+
 /* A step that finds no memory fails, also where only its observer would have missed something, and
  * leaves sequence and pages as they were. */
 static void test_model_step_without_memory(void **state)
@@ -547,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_model_kv_formats_agree),
         cmocka_unit_test(test_model_refuses_kv_format),
         cmocka_unit_test(test_model_refuses_steps),
+        cmocka_unit_test(test_model_ffn_in_parts),
         cmocka_unit_test(test_model_step_without_memory),
         cmocka_unit_test(test_model_names_what_is_wrong),
         cmocka_unit_test(test_model_names_tensors),
