@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define PAGE MODEL_KV_PAGE_TOKENS
-#define DEFAULT_STEP_MS 150
+#define DEFAULT_STEP_MS 200
 #define STEP_DISK_BYTES ((size_t)32 << 20) /* of pages that come from disk before a step */
 
 /* ---- Opening --------------------------------------------------------------------------------- */
@@ -297,6 +297,7 @@ static uint32_t texts_of_step(const struct batch *batch)
 static void plan(struct batch *batch)
 {
     struct stream *shortest = NULL;
+    size_t n_waiting = 0;
     uint32_t n_texts = 0, most_texts = texts_of_step(batch);
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
@@ -306,11 +307,13 @@ static void plan(struct batch *batch)
         if (!prompt || stream->flight > 0)
             continue;
         extend(batch, i);
+        n_waiting += stream->waits ? 0 : stream_pending(stream);
         if (!stream->waits &&
             (shortest == NULL || stream_pending(stream) < stream_pending(shortest)))
             shortest = stream;
     }
-    size_t left = MIN(step_cost_allows(&batch->cost, n_texts), batch->step_tokens - n_texts);
+    size_t left = step_cost_allows(&batch->cost, n_texts, n_waiting);
+    left = MIN(left, batch->step_tokens - n_texts);
     if (shortest != NULL)
         left = grant(batch, shortest, (left + 1) / 2, left);
     for (uint32_t i = 0; i < batch->n_running; i++)

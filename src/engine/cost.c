@@ -1,15 +1,23 @@
 #include "engine/scheduler_internal.h"
 
+#include <math.h>
+
 #define MIN_PROMPT_TOKENS 4 /* a prompt always goes on */
 #define UNKNOWN_PROMPT_TOKENS 32
 /* Where no text waits, requests that come in do, and those that are cancelled hold their pages: a
  * step may be longer, but not any length. Pieces of fewer tokens than this cost more each. */
 #define ALONE_STEPS 4
 #define ALONE_TOKENS 32
-/* A step with a piece of a prompt takes at most so many times what it takes without. */
+/* Beside more than FEW_TEXTS a step with a piece of a long prompt takes at most so many times what
+ * it takes without, or SHORT_STEP_NS. What is done after SHORT_STEPS of full length is not long: it
+ * is over sooner than it disturbs. */
+#define FEW_TEXTS 4
 #define SLOWDOWN 2.25
-#define SHORT_STEP_NS 60e6 /* few texts bear longer steps: nobody reads faster */
-#define MARGIN 0.9
+#define SHORT_STEPS 2
+#define SHORT_STEP_NS 60e6
+#define MARGIN 0.95
+#define DEARER 1.2
+#define OPTIMISM 0.97 /* what is not tried may have got cheaper */
 
 static double blend(double old, double now, double share)
 {
@@ -29,30 +37,58 @@ static double texts_cost(const struct step_cost *cost, uint32_t n_texts)
     return 0;
 }
 
+/* What got dearer is believed at once, as the next step must not be too long again; but much dearer
+ * only step by step, as one may have waited for something else. */
+static void learn(double *known, double now)
+{
+    if (*known > 0)
+        now = MIN(now, DEARER * *known);
+    *known = blend(*known, now, now > *known ? 0.8 : 0.2);
+}
+
+/* Rows that cost as much as what a step of many rows needs anyway: panels unpack all weights. */
+static double fixed_rows(void)
+{
+    bool panels = quant_packing(QUANT_Q8_0, QUANT_SMALL_BATCH + 1) == QUANT_PACKED_BF16;
+    return panels ? 128 : 8;
+}
+
 void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, uint64_t ns)
 {
     if (n_prompt == 0) {
         double *known = &cost->texts_ns[MIN(n_texts, cost->max_texts)];
         *known = blend(*known, (double)ns, 0.2);
-        return;
     }
-    double rest = (double)ns - (n_texts > 0 ? texts_cost(cost, n_texts) : 0);
-    /* By themselves a few tokens cost about what ALONE_TOKENS do, so they say little of one. */
-    bool few = n_texts == 0 && n_prompt < ALONE_TOKENS;
-    double token_ns = MAX(rest, 0) / (double)(few ? ALONE_TOKENS : n_prompt);
-    /* What got dearer is believed at once: the next step must not be too long again. */
-    bool dearer = token_ns > cost->token_ns && !few;
-    cost->token_ns = blend(cost->token_ns, token_ns, dearer ? 0.8 : 0.2);
+    if (n_texts + n_prompt > QUANT_SMALL_BATCH) {
+        learn(&cost->row_ns, (double)ns / ((double)(n_texts + n_prompt) + fixed_rows()));
+    } else if (n_prompt > 0) {
+        cost->row_ns *= OPTIMISM;
+        if (n_texts > 0)
+            learn(&cost->few_ns, MAX((double)ns - texts_cost(cost, n_texts), 0) / (double)n_prompt);
+    }
 }
 
-size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts)
+/* Tokens of prompts with which a step takes limit_ns, or less. */
+static double tokens_within(const struct step_cost *cost, uint32_t n_texts, double limit_ns)
 {
-    if (cost->token_ns <= 0)
+    double room = (double)QUANT_SMALL_BATCH - n_texts;
+    double many = limit_ns / cost->row_ns - fixed_rows() - n_texts;
+    double few_ns = cost->few_ns > 0 ? cost->few_ns : cost->row_ns;
+    double few = (limit_ns - texts_cost(cost, n_texts)) / few_ns;
+    return floor(many) > room ? many : MIN(few, room);
+}
+
+size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, size_t n_waiting)
+{
+    if (cost->row_ns <= 0)
         return n_texts > 0 ? UNKNOWN_PROMPT_TOKENS : SIZE_MAX;
     if (n_texts == 0)
-        return MAX((size_t)MIN(ALONE_STEPS * cost->limit_ns / cost->token_ns, 1e9), ALONE_TOKENS);
-    double texts_ns = texts_cost(cost, n_texts);
-    double limit = MIN(cost->limit_ns, MAX(SLOWDOWN * texts_ns, SHORT_STEP_NS));
-    double tokens = (limit * MARGIN - texts_ns) / cost->token_ns;
+        return (size_t)MIN(MAX(tokens_within(cost, 0, ALONE_STEPS * cost->limit_ns), ALONE_TOKENS),
+                           1e9);
+    double limit_ns = cost->limit_ns;
+    if (n_texts > FEW_TEXTS &&
+        (double)n_waiting > tokens_within(cost, n_texts, SHORT_STEPS * limit_ns))
+        limit_ns = MIN(limit_ns, MAX(SLOWDOWN * texts_cost(cost, n_texts), SHORT_STEP_NS));
+    double tokens = tokens_within(cost, n_texts, MARGIN * limit_ns);
     return tokens > MIN_PROMPT_TOKENS ? (size_t)MIN(tokens, 1e9) : MIN_PROMPT_TOKENS;
 }

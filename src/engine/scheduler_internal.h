@@ -86,18 +86,20 @@ void stream_give_end(struct stream *stream);
 
 /* ---- Cost of a step -------------------------------------------------------------------------- */
 
-/* Learns what steps cost: those that only continue texts, by how many, and what a token of a prompt
- * adds. */
+/* Learns what steps cost. Those that only continue texts: by how many. With more than
+ * QUANT_SMALL_BATCH rows, tokens of texts and of prompts: by row. With fewer: what a token of a
+ * prompt adds to the texts. */
 struct step_cost {
     uint32_t max_texts;
-    double *texts_ns; /* [max_texts + 1]; 0: not seen yet */
-    double token_ns;
+    double *texts_ns; /* [max_texts + 1]; 0: not seen yet, here and below */
+    double row_ns, few_ns;
     double limit_ns; /* of a step with a piece of a prompt beside texts */
 };
 
 void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, uint64_t ns);
-/* Tokens of prompts that a step may have beside n_texts texts; at least a few. */
-size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts);
+/* Tokens of prompts that a step may have beside n_texts texts, where n_waiting are to be computed
+ * in all; at least a few. */
+size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, size_t n_waiting);
 
 /* ---- Flights --------------------------------------------------------------------------------- */
 

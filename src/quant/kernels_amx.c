@@ -90,6 +90,7 @@ INLINE void turn_lanes(__m512i v[16])
 struct half_strip {
     const struct quant_matrix *w;
     size_t row, n_rows, col;
+    size_t ahead; /* bytes from a unit to the one that is asked for */
     uint16_t *to; /* the first tile; the others are STEP_NUMBERS apart */
 };
 typedef void strip_fn(const struct half_strip *strip);
@@ -108,8 +109,8 @@ INLINE void unpack_row(const struct half_strip *strip, size_t r, struct unpackin
     const uint8_t *src = (const uint8_t *)w->data + (strip->row + r) * w->row_bytes +
                          strip->col / UNIT_LEN * how.unit_bytes;
     uint8_t spare[UNIT_LEN / BLOCK_LEN * sizeof(struct block_q8_0)];
-    for (size_t b = 0; b < how.unit_bytes; b += 64) /* of the next columns */
-        __builtin_prefetch(src + how.unit_bytes + b, 0, 2);
+    for (size_t b = 0; b < how.unit_bytes; b += 64)
+        __builtin_prefetch(src + strip->ahead + b, 0, 2);
     if (w->n_cols - strip->col < UNIT_LEN) {
         memset(spare, 0, how.unit_bytes);
         memcpy(spare, src, (w->n_cols - strip->col) / how.block_len * how.block_bytes);
@@ -372,6 +373,10 @@ static void sweep_strip(const struct sweep *s, size_t r)
 
 static void sweep_columns(const struct sweep *s)
 {
+    /* The next columns, or the first ones of the rows below. */
+    const size_t unit_bytes = quant_row_bytes(s->w->format, UNIT_LEN);
+    const size_t ahead =
+        s->last ? PANEL_ROWS * s->w->row_bytes - s->col / UNIT_LEN * unit_bytes : unit_bytes;
     for (size_t r = 0; r < s->n_rows; r += STRIP_ROWS) {
         for (size_t half = 0; half < STRIP_ROWS; half += TILE_ROWS) {
             size_t row = MIN(r + half, s->n_rows);
@@ -379,6 +384,7 @@ static void sweep_columns(const struct sweep *s)
                                        .row = s->row + row,
                                        .n_rows = MIN(s->n_rows - row, (size_t)TILE_ROWS),
                                        .col = s->col,
+                                       .ahead = ahead,
                                        .to = panel.weights + half * PANEL_STEP};
             strips[s->w->format](&strip);
         }

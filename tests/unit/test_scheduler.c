@@ -913,37 +913,59 @@ static void test_scheduler_drafts(void **state)
     check_drafts("root ::= [A-D]{30} [0-9]*"); /* ends, and is made to go on */
 }
 
+/* Steps whose rows cost row_ns each, with what a step of many needs anyway. */
+static void learn_many(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, double row_ns)
+{
+    bool panels = quant_packing(QUANT_Q8_0, QUANT_SMALL_BATCH + 1) == QUANT_PACKED_BF16;
+    double rows = (double)(n_texts + n_prompt) + (panels ? 128 : 8);
+    for (size_t i = 0; i < 50; i++)
+        step_cost_learn(cost, n_texts, n_prompt, (uint64_t)(rows * row_ns));
+}
+
 /* How much of a prompt goes into a step follows from what steps were seen to cost. */
 static void test_scheduler_cost(void **state)
 {
     (void)state;
-    double texts_ns[9] = {0};
-    struct step_cost cost = {.max_texts = 8, .texts_ns = texts_ns, .limit_ns = 150e6};
-    assert_true(step_cost_allows(&cost, 0) > 1000000);
-    size_t unknown = step_cost_allows(&cost, 1);
+    enum { LONG = 100000 };
+    double texts_ns[17] = {0};
+    struct step_cost cost = {.max_texts = 16, .texts_ns = texts_ns, .limit_ns = 200e6};
+    assert_true(step_cost_allows(&cost, 0, LONG) > 1000000);
+    size_t unknown = step_cost_allows(&cost, 1, LONG);
     assert_true(unknown > 0 && unknown < 100);
+    learn_many(&cost, 0, 200, 0.5e6);
     for (size_t i = 0; i < 50; i++)
-        step_cost_learn(&cost, 0, 200, 400000000); /* 2 ms a token */
+        step_cost_learn(&cost, 4, 0, 30000000);
     for (size_t i = 0; i < 50; i++)
-        step_cost_learn(&cost, 4, 0, 50000000);
-    /* Some more than twice 50 ms, and a margin. */
-    size_t allowed = step_cost_allows(&cost, 4);
-    assert_in_range(allowed, 20, 37);
-    assert_in_range(step_cost_allows(&cost, 0), 200, 400); /* alone: longer steps */
-    assert_int_equal(step_cost_allows(&cost, 3), allowed); /* the nearest known */
-    assert_int_equal(step_cost_allows(&cost, 100), allowed);
+        step_cost_learn(&cost, 16, 0, 60000000);
+    /* Few texts wait for all of 200 ms, and a margin; alone: longer steps. */
+    size_t few = step_cost_allows(&cost, 4, LONG), many = step_cost_allows(&cost, 16, LONG);
+    assert_in_range(few, 240, 372);
+    assert_true(step_cost_allows(&cost, 0, LONG) > 3 * few);
+    assert_int_equal(step_cost_allows(&cost, 3, LONG), few + 1);
+    /* Many texts beside a long prompt: some more than twice 60 ms. A short one is done at once. */
+    assert_in_range(many, 112, 300 - 16);
+    assert_true(many < few);
+    assert_true(step_cost_allows(&cost, 16, 200) > many);
+    assert_int_equal(step_cost_allows(&cost, 100, 1), few + 4 - 100);
+    /* One step that waited for something else changes little, many change all. */
+    step_cost_learn(&cost, 4, 200, 5000000000);
+    assert_in_range(step_cost_allows(&cost, 4, LONG), few / 2, few);
+    learn_many(&cost, 4, 200, 2e6);
+    assert_true(step_cost_allows(&cost, 4, LONG) < few / 3);
+    /* Few rows: a token of a prompt costs what it adds. */
     for (size_t i = 0; i < 50; i++)
-        step_cost_learn(&cost, 8, 0, 100000000);
-    assert_in_range(step_cost_allows(&cost, 8), 12, 25); /* not above 150 ms */
-    for (size_t i = 0; i < 50; i++)
-        step_cost_learn(&cost, 4, allowed, 50000000 + allowed * 1000000); /* it got cheaper */
-    assert_in_range(step_cost_allows(&cost, 4), 40, 75);
+        step_cost_learn(&cost, 4, 10, 30000000 + 10 * 10000000);
+    cost.row_ns = 10e6;
+    assert_in_range(step_cost_allows(&cost, 4, LONG), 14, 17);
+    /* What is not tried becomes worth a try. */
+    for (size_t i = 0; i < 200; i++)
+        step_cost_learn(&cost, 4, 10, 30000000 + 10 * 10000000);
+    assert_true(step_cost_allows(&cost, 4, LONG) > QUANT_SMALL_BATCH);
     for (size_t i = 0; i < 50; i++)
         step_cost_learn(&cost, 4, 0, 5000000000); /* a slow machine: a prompt still goes on */
-    assert_in_range(step_cost_allows(&cost, 4), 1, 32);
-    for (size_t i = 0; i < 50; i++)
-        step_cost_learn(&cost, 0, 10, 5000000000);
-    assert_in_range(step_cost_allows(&cost, 0), 16, 64);
+    learn_many(&cost, 0, 100, 5e9);
+    assert_in_range(step_cost_allows(&cost, 4, LONG), 1, 32);
+    assert_int_equal(step_cost_allows(&cost, 0, LONG), 32);
 }
 
 int main(void)
