@@ -64,6 +64,8 @@ enum status read_biases(struct api_call *call, struct api_error *error);
 /* OpenAI's list in the body, and what the template sees of it and of the body's other fields. */
 enum status read_tools(struct api_call *call, struct api_error *error);
 enum status read_variables(struct api_call *call, struct api_error *error);
+/* Refuses a verbosity other than the usual one; param names the field. */
+enum status read_verbosity(const json_t *object, const char *param, struct api_error *error);
 /* response_format in the body. */
 enum status read_output(struct api_call *call, struct api_error *error);
 /* A text, a list of texts, token ids, or a list of these, in the body. */

@@ -192,19 +192,24 @@ enum status read_variables(struct api_call *call, struct api_error *error)
     return kept ? STATUS_OK : api_out_of_memory(error);
 }
 
+enum status read_verbosity(const json_t *object, const char *param, struct api_error *error)
+{
+    const json_t *verbosity = json_object_get(object, "verbosity");
+    if (json_is_string(verbosity) && strcmp(json_string_value(verbosity), "medium") != 0)
+        return api_invalid(error, param, "%s is not supported: ask for it in words", param);
+    return STATUS_OK;
+}
+
 /* Fields whose usual value asks for nothing that is not done anyway. */
 static enum status read_usual(const struct api_call *call, struct api_error *error)
 {
     const json_t *modalities = json_object_get(call->body, "modalities");
-    const json_t *verbosity = json_object_get(call->body, "verbosity");
     for (size_t i = 0; i < json_array_size(modalities); i++) {
         const char *word = json_string_value(json_array_get(modalities, i));
         if (word == NULL || strcmp(word, "text") != 0)
             return api_invalid(error, "modalities", "modalities can only be [\"text\"]");
     }
-    if (json_is_string(verbosity) && strcmp(json_string_value(verbosity), "medium") != 0)
-        return api_invalid(error, "verbosity", "verbosity is not supported: ask for it in words");
-    return STATUS_OK;
+    return read_verbosity(call->body, "verbosity", error);
 }
 
 static enum status read_chat(struct api_call *call, struct api_error *error)

@@ -258,8 +258,11 @@ static enum status translate_choice(struct api_call *call, struct api_error *err
 
 static enum status translate_format(struct api_call *call, struct api_error *error)
 {
-    json_t *format = json_object_get(json_object_get(call->body, "text"), "format");
-    json_t *translated = NULL;
+    const json_t *text = json_object_get(call->body, "text");
+    json_t *format = json_object_get(text, "format"), *translated = NULL;
+    enum status status = read_verbosity(text, "text.verbosity", error);
+    if (status != STATUS_OK)
+        return status;
     if (format == NULL || json_is_null(format))
         return STATUS_OK;
     if (strcmp(type_of(format), "json_schema") == 0)

@@ -82,11 +82,11 @@ struct op {
             uint32_t x_stride, y_stride; /* in numbers */
         } norm;
 
-        /* y[i][r] = w[r] . x[i] + bias[r], for each of the n_parts weights that share x. A part that
-         * adds begins its sums with what y holds, so that some columns of a weight may follow
+        /* y[i][r] = w[r] . x[i] + bias[r], for each of the n_parts weights that share x. A part
+         * that adds begins its sums with what y holds, so that some columns of a weight may follow
          * others; only products in panels (QUANT_PACKED_BF16) can, and to the last bit it makes no
-         * difference to them. OP_EXPECT is nothing but a hint that soon such a product will come: a
-         * backend that is idle between two products may fetch its weights. */
+         * difference to them. OP_EXPECT is nothing but a hint that soon such a product will come:
+         * a backend that is idle between two products may fetch its weights. */
         struct {
             struct op_matmul_part {
                 struct device_matrix w; /* one matrix */

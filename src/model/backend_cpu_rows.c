@@ -32,8 +32,8 @@ static void gather_rows(const struct op *op, size_t begin, size_t end)
 
 #define SUMS 8 /* chains of a sum: each number waits for one of them only */
 
-/* The sum of (x[c] - mean)^2, or where squares is false of x[c]. In double: a row is short next to a
- * product, and the error of a norm spreads to all. */
+/* The sum of x[c] - mean, or of their squares. In double: a row is short next to a product, and the
+ * error of a norm spreads to all. */
 static double sum_of(const float *x, size_t n, double mean, bool squares)
 {
     double sum[SUMS] = {0}, total = 0;

@@ -157,6 +157,7 @@ def check_refused(live):
         ("a tool without a name", {"input": "a", "tools": [{"type": "function"}]}, "tools"),
         ("tools that are none", {"input": "a", "tools": 5}, "tools"),
         ("a format that is none", {"input": "a", "text": {"format": {"type": "xml"}}}, "type"),
+        ("a verbosity", {"input": "a", "text": {"verbosity": "low"}}, "text.verbosity"),
         ("too long a prompt", {"input": "word " * 20000}, "context"),
     ]:
         status, answer = live.json("POST", PATH, {**GREEDY, **body})

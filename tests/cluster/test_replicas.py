@@ -14,8 +14,10 @@ from nodes import Node, sanitized, tap, wait_for  # noqa: E402
 
 REPORT = tap.Report()
 check = REPORT.check
-SHAPE = ["--layers", 6, "--width", 512, "--ffn", 1536, "--heads", 8, "--kv-heads", 4, "--vocab", 2048]
-N_TOKENS, LONG_TOKENS = (30, 120) if sanitized() else (250, 2500)
+LAYERS, WIDTH, HEADS = (3, 256, 4) if sanitized() else (6, 512, 8)
+SHAPE = ["--layers", LAYERS, "--width", WIDTH, "--ffn", 3 * WIDTH, "--heads", HEADS, "--kv-heads", HEADS // 2,
+         "--vocab", 2048]
+N_TOKENS, LONG_TOKENS = (30, 240) if sanitized() else (250, 2500)
 
 
 def prompt(first, n=300):
