@@ -298,7 +298,7 @@ static void plan(struct batch *batch)
 {
     struct stream *shortest = NULL;
     size_t n_waiting = 0;
-    uint32_t n_texts = 0, most_texts = texts_of_step(batch);
+    uint32_t n_texts = 0, n_prompts = 0, most_texts = texts_of_step(batch);
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
         bool prompt = computes_prompt(stream);
@@ -307,12 +307,13 @@ static void plan(struct batch *batch)
         if (!prompt || stream->flight > 0)
             continue;
         extend(batch, i);
+        n_prompts += !stream->waits;
         n_waiting += stream->waits ? 0 : stream_pending(stream);
         if (!stream->waits &&
             (shortest == NULL || stream_pending(stream) < stream_pending(shortest)))
             shortest = stream;
     }
-    size_t left = step_cost_allows(&batch->cost, n_texts, n_waiting);
+    size_t left = step_cost_allows(&batch->cost, n_texts, n_prompts, n_waiting);
     left = MIN(left, batch->step_tokens - n_texts);
     if (shortest != NULL)
         left = grant(batch, shortest, (left + 1) / 2, left);

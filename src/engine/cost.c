@@ -15,6 +15,10 @@
 #define SLOWDOWN 2.25
 #define SHORT_STEPS 2
 #define SHORT_STEP_NS 60e6
+/* Where more than MANY_PROMPTS wait it is not a token that is late but whole answers: steps are up
+ * to MOST_LONGER times longer then, because long ones compute more rows a second. */
+#define MANY_PROMPTS 2
+#define MOST_LONGER 2.5
 #define MARGIN 0.95
 #define DEARER 1.2
 #define OPTIMISM 0.97 /* what is not tried may have got cheaper */
@@ -78,7 +82,8 @@ static double tokens_within(const struct step_cost *cost, uint32_t n_texts, doub
     return floor(many) > room ? many : MIN(few, room);
 }
 
-size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, size_t n_waiting)
+size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t n_prompts,
+                        size_t n_waiting)
 {
     if (cost->row_ns <= 0)
         return n_texts > 0 ? UNKNOWN_PROMPT_TOKENS : SIZE_MAX;
@@ -89,6 +94,7 @@ size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, size_t n
     if (n_texts > FEW_TEXTS &&
         (double)n_waiting > tokens_within(cost, n_texts, SHORT_STEPS * limit_ns))
         limit_ns = MIN(limit_ns, MAX(SLOWDOWN * texts_cost(cost, n_texts), SHORT_STEP_NS));
+    limit_ns *= MIN(MAX((double)n_prompts / MANY_PROMPTS, 1), MOST_LONGER);
     double tokens = tokens_within(cost, n_texts, MARGIN * limit_ns);
     return tokens > MIN_PROMPT_TOKENS ? (size_t)MIN(tokens, 1e9) : MIN_PROMPT_TOKENS;
 }

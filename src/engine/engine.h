@@ -182,7 +182,7 @@ struct scheduler_options {
     uint32_t n_ctx;         /* tokens of one request, prompt and answer; all that the model holds */
     uint32_t step_tokens;   /* tokens of one step; the model's limit */
     uint32_t step_ms;       /* a step with a piece of a prompt takes about this at most, where texts
-                               are being answered (200) */
+                               are being answered (200); longer where many prompts wait */
     bool no_prefix_cache;   /* every prompt is computed from its beginning */
     bool no_drafts;         /* a text that is alone is not continued by drafts out of itself */
     struct kv_disk *kv_disk; /* NULL: none; borrowed. Not used by a model on several ranks */

@@ -97,9 +97,10 @@ struct step_cost {
 };
 
 void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, uint64_t ns);
-/* Tokens of prompts that a step may have beside n_texts texts, where n_waiting are to be computed
- * in all; at least a few. */
-size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, size_t n_waiting);
+/* Tokens of prompts that a step may have beside n_texts texts, where n_prompts wait with n_waiting
+ * tokens in all; at least a few. */
+size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t n_prompts,
+                        size_t n_waiting);
 
 /* ---- Flights --------------------------------------------------------------------------------- */
 

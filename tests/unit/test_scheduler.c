@@ -929,8 +929,8 @@ static void test_scheduler_cost(void **state)
     enum { LONG = 100000 };
     double texts_ns[17] = {0};
     struct step_cost cost = {.max_texts = 16, .texts_ns = texts_ns, .limit_ns = 200e6};
-    assert_true(step_cost_allows(&cost, 0, LONG) > 1000000);
-    size_t unknown = step_cost_allows(&cost, 1, LONG);
+    assert_true(step_cost_allows(&cost, 0, 1, LONG) > 1000000);
+    size_t unknown = step_cost_allows(&cost, 1, 1, LONG);
     assert_true(unknown > 0 && unknown < 100);
     learn_many(&cost, 0, 200, 0.5e6);
     for (size_t i = 0; i < 50; i++)
@@ -938,34 +938,37 @@ static void test_scheduler_cost(void **state)
     for (size_t i = 0; i < 50; i++)
         step_cost_learn(&cost, 16, 0, 60000000);
     /* Few texts wait for all of 200 ms, and a margin; alone: longer steps. */
-    size_t few = step_cost_allows(&cost, 4, LONG), many = step_cost_allows(&cost, 16, LONG);
+    size_t few = step_cost_allows(&cost, 4, 1, LONG), many = step_cost_allows(&cost, 16, 1, LONG);
     assert_in_range(few, 240, 372);
-    assert_true(step_cost_allows(&cost, 0, LONG) > 3 * few);
-    assert_int_equal(step_cost_allows(&cost, 3, LONG), few + 1);
+    assert_true(step_cost_allows(&cost, 0, 1, LONG) > 3 * few);
+    assert_int_equal(step_cost_allows(&cost, 3, 1, LONG), few + 1);
     /* Many texts beside a long prompt: some more than twice 60 ms. A short one is done at once. */
     assert_in_range(many, 112, 300 - 16);
     assert_true(many < few);
-    assert_true(step_cost_allows(&cost, 16, 200) > many);
-    assert_int_equal(step_cost_allows(&cost, 100, 1), few + 4 - 100);
+    assert_true(step_cost_allows(&cost, 16, 1, 200) > many);
+    assert_int_equal(step_cost_allows(&cost, 100, 1, 1), few + 4 - 100);
+    /* Many prompts: longer steps. */
+    assert_true(step_cost_allows(&cost, 16, 4, LONG) > 2 * many);
+    assert_true(step_cost_allows(&cost, 16, 100, LONG) < 5 * many);
     /* One step that waited for something else changes little, many change all. */
     step_cost_learn(&cost, 4, 200, 5000000000);
-    assert_in_range(step_cost_allows(&cost, 4, LONG), few / 2, few);
+    assert_in_range(step_cost_allows(&cost, 4, 1, LONG), few / 2, few);
     learn_many(&cost, 4, 200, 2e6);
-    assert_true(step_cost_allows(&cost, 4, LONG) < few / 3);
+    assert_true(step_cost_allows(&cost, 4, 1, LONG) < few / 3);
     /* Few rows: a token of a prompt costs what it adds. */
     for (size_t i = 0; i < 50; i++)
         step_cost_learn(&cost, 4, 10, 30000000 + 10 * 10000000);
     cost.row_ns = 10e6;
-    assert_in_range(step_cost_allows(&cost, 4, LONG), 14, 17);
+    assert_in_range(step_cost_allows(&cost, 4, 1, LONG), 14, 17);
     /* What is not tried becomes worth a try. */
     for (size_t i = 0; i < 200; i++)
         step_cost_learn(&cost, 4, 10, 30000000 + 10 * 10000000);
-    assert_true(step_cost_allows(&cost, 4, LONG) > QUANT_SMALL_BATCH);
+    assert_true(step_cost_allows(&cost, 4, 1, LONG) > QUANT_SMALL_BATCH);
     for (size_t i = 0; i < 50; i++)
         step_cost_learn(&cost, 4, 0, 5000000000); /* a slow machine: a prompt still goes on */
     learn_many(&cost, 0, 100, 5e9);
-    assert_in_range(step_cost_allows(&cost, 4, LONG), 1, 32);
-    assert_int_equal(step_cost_allows(&cost, 0, LONG), 32);
+    assert_in_range(step_cost_allows(&cost, 4, 1, LONG), 1, 32);
+    assert_int_equal(step_cost_allows(&cost, 0, 1, LONG), 32);
 }
 
 int main(void)
