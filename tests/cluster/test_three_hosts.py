@@ -20,10 +20,10 @@ from nodes import NETWORK, Node, close_hosts, hosts, sanitized, tap, wait_for  #
 REPORT = tap.Report()
 check = REPORT.check
 # 152 MB, against 160 MB of a host, of which a quarter is left to the system, and 32 MiB stay free. Under a
-# sanitizer, which is slow, 56 MB against what is left of 72.
-SHAPE = ["--layers", 12, "--vocab", 2048, "--untied", *(
-    ["--width", 384, "--ffn", 1536, "--heads", 6, "--kv-heads", 3] if sanitized() else
-    ["--width", 640, "--ffn", 2560, "--heads", 10, "--kv-heads", 5])]
+# sanitizer, which is slow, 64 MB against what is left of 72.
+SHAPE = ["--vocab", 2048, "--untied", *(
+    ["--layers", 14, "--width", 384, "--ffn", 1536, "--heads", 6, "--kv-heads", 3] if sanitized() else
+    ["--layers", 12, "--width", 640, "--ffn", 2560, "--heads", 10, "--kv-heads", 5])]
 HOST_BYTES, USABLE = 160 << 20, "72M" if sanitized() else "120M"
 QUESTION, NAME = "What lies beyond the hills?", "big"
 # Of an answer, and of these before something happens. A sanitizer makes them slow.
