@@ -21,7 +21,6 @@
 #define MOST_LONGER 2.5
 #define MARGIN 0.95
 #define DEARER 1.2
-#define OPTIMISM 0.97 /* what is not tried may have got cheaper */
 
 static double blend(double old, double now, double share)
 {
@@ -65,10 +64,8 @@ void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, 
     }
     if (n_texts + n_prompt > QUANT_SMALL_BATCH) {
         learn(&cost->row_ns, (double)ns / ((double)(n_texts + n_prompt) + fixed_rows()));
-    } else if (n_prompt > 0) {
-        cost->row_ns *= OPTIMISM;
-        if (n_texts > 0)
-            learn(&cost->few_ns, MAX((double)ns - texts_cost(cost, n_texts), 0) / (double)n_prompt);
+    } else if (n_prompt > 0 && n_texts > 0) {
+        learn(&cost->few_ns, MAX((double)ns - texts_cost(cost, n_texts), 0) / (double)n_prompt);
     }
 }
 
@@ -77,8 +74,9 @@ static double tokens_within(const struct step_cost *cost, uint32_t n_texts, doub
 {
     double room = (double)QUANT_SMALL_BATCH - n_texts;
     double many = limit_ns / cost->row_ns - fixed_rows() - n_texts;
-    double few_ns = cost->few_ns > 0 ? cost->few_ns : cost->row_ns;
-    double few = (limit_ns - texts_cost(cost, n_texts)) / few_ns;
+    double texts_ns = texts_cost(cost, n_texts);
+    double few_ns = cost->few_ns > 0 ? cost->few_ns : MAX(cost->row_ns, texts_ns / MAX(n_texts, 1));
+    double few = (limit_ns - texts_ns) / few_ns;
     return floor(many) > room ? many : MIN(few, room);
 }
 

@@ -960,10 +960,6 @@ static void test_scheduler_cost(void **state)
         step_cost_learn(&cost, 4, 10, 30000000 + 10 * 10000000);
     cost.row_ns = 10e6;
     assert_in_range(step_cost_allows(&cost, 4, 1, LONG), 14, 17);
-    /* What is not tried becomes worth a try. */
-    for (size_t i = 0; i < 200; i++)
-        step_cost_learn(&cost, 4, 10, 30000000 + 10 * 10000000);
-    assert_true(step_cost_allows(&cost, 4, 1, LONG) > QUANT_SMALL_BATCH);
     for (size_t i = 0; i < 50; i++)
         step_cost_learn(&cost, 4, 0, 5000000000); /* a slow machine: a prompt still goes on */
     learn_many(&cost, 0, 100, 5e9);
