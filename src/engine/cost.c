@@ -15,6 +15,7 @@
 #define SLOWDOWN 2.25
 #define SHORT_STEPS 2
 #define SHORT_STEP_NS 60e6
+#define LONG_SHARE 0.75 /* of that, as what a token costs grows within a prompt */
 /* Where more than MANY_PROMPTS wait it is not a token that is late but whole answers: steps are up
  * to MOST_LONGER times longer then, because long ones compute more rows a second. */
 #define MANY_PROMPTS 2
@@ -69,15 +70,21 @@ void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, 
     }
 }
 
-/* Tokens of prompts with which a step takes limit_ns, or less. */
-static double tokens_within(const struct step_cost *cost, uint32_t n_texts, double limit_ns)
+/* Tokens of prompts with which a step of few rows takes limit_ns, or less. */
+static double few_within(const struct step_cost *cost, uint32_t n_texts, double limit_ns)
 {
-    double room = (double)QUANT_SMALL_BATCH - n_texts;
-    double many = limit_ns / cost->row_ns - fixed_rows() - n_texts;
     double texts_ns = texts_cost(cost, n_texts);
     double few_ns = cost->few_ns > 0 ? cost->few_ns : MAX(cost->row_ns, texts_ns / MAX(n_texts, 1));
-    double few = (limit_ns - texts_ns) / few_ns;
-    return floor(many) > room ? many : MIN(few, room);
+    double room = MAX((double)QUANT_SMALL_BATCH - n_texts, 0);
+    return MAX(MIN((limit_ns - texts_ns) / few_ns, room), 0);
+}
+
+/* The same of any step. */
+static double tokens_within(const struct step_cost *cost, uint32_t n_texts, double limit_ns)
+{
+    double many = limit_ns / cost->row_ns - fixed_rows() - n_texts;
+    bool is_many = floor(many) + n_texts > QUANT_SMALL_BATCH;
+    return is_many ? many : few_within(cost, n_texts, limit_ns);
 }
 
 size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t n_prompts,
@@ -90,8 +97,12 @@ size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t
                            1e9);
     double limit_ns = cost->limit_ns;
     if (n_texts > FEW_TEXTS &&
-        (double)n_waiting > tokens_within(cost, n_texts, SHORT_STEPS * limit_ns))
+        (double)n_waiting > tokens_within(cost, n_texts, SHORT_STEPS * limit_ns)) {
         limit_ns = MIN(limit_ns, MAX(SLOWDOWN * texts_cost(cost, n_texts), SHORT_STEP_NS));
+        /* Deep in a prompt panels would take far longer than at its beginning. */
+        if (n_prompts <= MANY_PROMPTS && fixed_rows() > QUANT_SMALL_BATCH)
+            return MAX(few_within(cost, n_texts, LONG_SHARE * limit_ns), MIN_PROMPT_TOKENS);
+    }
     limit_ns *= MIN(MAX((double)n_prompts / MANY_PROMPTS, 1), MOST_LONGER);
     double tokens = tokens_within(cost, n_texts, MARGIN * limit_ns);
     return tokens > MIN_PROMPT_TOKENS ? (size_t)MIN(tokens, 1e9) : MIN_PROMPT_TOKENS;
