@@ -53,8 +53,7 @@ static void learn(double *known, double now)
 /* Rows that cost as much as what a step of many rows needs anyway: panels unpack all weights. */
 static double fixed_rows(void)
 {
-    bool panels = quant_packing(QUANT_Q8_0, QUANT_SMALL_BATCH + 1) == QUANT_PACKED_BF16;
-    return panels ? 128 : 8;
+    return quant_has_panels() ? 128 : 8;
 }
 
 void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, uint64_t ns)
@@ -100,7 +99,7 @@ size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t
         (double)n_waiting > tokens_within(cost, n_texts, SHORT_STEPS * limit_ns)) {
         limit_ns = MIN(limit_ns, MAX(SLOWDOWN * texts_cost(cost, n_texts), SHORT_STEP_NS));
         /* Deep in a prompt panels would take far longer than at its beginning. */
-        if (n_prompts <= MANY_PROMPTS && fixed_rows() > QUANT_SMALL_BATCH)
+        if (n_prompts <= MANY_PROMPTS && quant_has_panels())
             return MAX(few_within(cost, n_texts, LONG_SHARE * limit_ns), MIN_PROMPT_TOKENS);
     }
     limit_ns *= MIN(MAX((double)n_prompts / MANY_PROMPTS, 1), MOST_LONGER);

@@ -113,10 +113,8 @@ static void rope_rows(const struct op *op, size_t begin, size_t end)
 
 /* y = activation(gate) * up over n <= GATE_BLOCK numbers, all by way of sigmoids: silu(x) =
  * x sigmoid(x), and the tanh form of gelu is x sigmoid(2 u). y may be gate, and is no other. */
-static void gate_silu(const float *gate, const float *up, float *y, size_t n)
+static void gate_sigmoid(float *factor, const float *gate, const float *up, float *y, size_t n)
 {
-    float factor[GATE_BLOCK];
-    memcpy(factor, gate, n * sizeof *factor);
     quant_sigmoid(factor, n);
     for (size_t i = 0; i < n; i++)
         factor[i] *= gate[i];
@@ -124,16 +122,19 @@ static void gate_silu(const float *gate, const float *up, float *y, size_t n)
         y[i] = up != NULL ? factor[i] * up[i] : factor[i];
 }
 
+static void gate_silu(const float *gate, const float *up, float *y, size_t n)
+{
+    float factor[GATE_BLOCK];
+    memcpy(factor, gate, n * sizeof *factor);
+    gate_sigmoid(factor, gate, up, y, n);
+}
+
 static void gate_gelu(const float *gate, const float *up, float *y, size_t n)
 {
     float factor[GATE_BLOCK];
     for (size_t i = 0; i < n; i++)
         factor[i] = 1.5957691216057308f * gate[i] * (1.0f + 0.044715f * gate[i] * gate[i]);
-    quant_sigmoid(factor, n);
-    for (size_t i = 0; i < n; i++)
-        factor[i] *= gate[i];
-    for (size_t i = 0; i < n; i++)
-        y[i] = up != NULL ? factor[i] * up[i] : factor[i];
+    gate_sigmoid(factor, gate, up, y, n);
 }
 
 static void gate_swiglu_oai(const float *gate, const float *up, float *y, size_t n)

@@ -78,18 +78,12 @@ static struct widths widths_of(const struct model *model)
     return widths;
 }
 
-/* Whether products of many inputs have panels. */
-static bool has_panels(void)
-{
-    return quant_packing(QUANT_Q8_0, MODEL_BATCH) == QUANT_PACKED_BF16;
-}
-
 /* Numbers between gate, up and down of an FFN that is no expert. With panels those of a few tokens
  * are enough, as many tokens take a few columns at a time. */
 static size_t ff_numbers(const struct model *model, const struct widths *widths)
 {
     size_t n = model->batch, ff = widths->ff;
-    return has_panels() ? MAX(MIN(n, MODEL_FF_TOKENS) * ff, n * MIN(ff, MAX_BLOCK)) : n * ff;
+    return quant_has_panels() ? MAX(MIN(n, MODEL_FF_TOKENS) * ff, n * MIN(ff, MAX_BLOCK)) : n * ff;
 }
 
 struct sizes {
@@ -225,7 +219,7 @@ static uint64_t product_bytes(const struct model *model)
     struct widths widths = widths_of(model);
     size_t n = model->batch, embd = model->desc->n_embd, n_ff = ff_numbers(model, &widths);
     if (model->desc->n_experts == 0)
-        return (has_panels() ? 1 : 2) * sizeof(float) * MAX(n_ff, n * MAX(widths.q, embd));
+        return (quant_has_panels() ? 1 : 2) * sizeof(float) * MAX(n_ff, n * MAX(widths.q, embd));
     return 3 * sizeof(float) *
            (MAX(n_ff, n * widths.expert_ff) + n * (widths.q + widths.slots * embd));
 }
@@ -258,7 +252,7 @@ static void set_context(struct model *model, uint64_t n_ctx)
         return;
     /* More tokens share the unpacking of weights, as long as memory hardly grows. For a matrix unit
      * that takes as long as multiplying with some 150 inputs. */
-    uint64_t limit = has_panels() ? MODEL_BATCH_PANELS : MODEL_BATCH_MOST;
+    uint64_t limit = quant_has_panels() ? MODEL_BATCH_PANELS : MODEL_BATCH_MOST;
     uint64_t allowed = MAX(model->weight_bytes / 40, MODEL_BATCH_BYTES);
     set_batch(model, 1);
     uint64_t least = step_bytes(model);
@@ -434,7 +428,7 @@ static enum status choose(struct model *model, const struct model_options *optio
     if (status == STATUS_OK)
         widen_cache(model, options);
     /* Several pieces of a step go through a pipeline at once. */
-    model->piece = has_panels() ? MODEL_PIECE_PANELS : MODEL_PIECE;
+    model->piece = quant_has_panels() ? MODEL_PIECE_PANELS : MODEL_PIECE;
     if (model->slice.n_stages == 1)
         model->piece = model->batch;
     return status;

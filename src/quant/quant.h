@@ -94,6 +94,12 @@ enum quant_packing {
 /* n_inputs: of the whole product, not of the part that a thread computes. */
 enum quant_packing quant_packing(enum quant_format format, size_t n_inputs);
 
+/* Whether products of block formats with more than QUANT_SMALL_BATCH inputs have panels. */
+static inline bool quant_has_panels(void)
+{
+    return quant_packing(QUANT_Q8_0, QUANT_SMALL_BATCH + 1) == QUANT_PACKED_BF16;
+}
+
 /* The packed inputs of a product lie together, on a 64-byte boundary. Of an input
  * quant_packed_bytes are needed (a multiple of 64), and quant_packed_inputs(n) inputs where there
  * are n of them. Packed rows lie one after the other but with QUANT_PACKED_BF16. */
