@@ -3,6 +3,7 @@
 #include "base/cgroup.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -42,12 +43,43 @@ bool thread_start(pthread_t *thread, void *(*run)(void *), void *context)
     return started;
 }
 
+#if defined(MADV_HUGEPAGE)
+
+#define HUGE_BYTES ((size_t)2 << 20)       /* the usual size of huge pages */
 #define HUGE_FROM_BYTES ((size_t)64 << 20) /* what is smaller would waste much of its pages */
+
+/* Long caches are read faster with few translations of addresses. But one that comes as a whole takes
+ * the system a while, and the caches of all layers grow alike: so each begins elsewhere within a huge
+ * page (by the golden ratio, which spreads any number of them), and they take new ones in turns. */
+static void *huge_pages_alloc(size_t size_bytes)
+{
+    static atomic_uint n_before;
+    size_t small = (size_t)sysconf(_SC_PAGESIZE);
+    size_t size = (size_bytes + small - 1) / small * small, all = size + 2 * HUGE_BYTES;
+    unsigned char *pages =
+        mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED)
+        return NULL;
+    uint32_t part = atomic_fetch_add(&n_before, 1) * 2654435769u;
+    size_t place = (size_t)((uint64_t)part * HUGE_BYTES >> 32) / small * small;
+    size_t before = (HUGE_BYTES - (uintptr_t)pages % HUGE_BYTES) % HUGE_BYTES + place;
+    if (before > 0)
+        munmap(pages, before);
+    munmap(pages + before + size, all - before - size);
+    madvise(pages + before, size, MADV_HUGEPAGE);
+    return pages + before;
+}
+
+#endif
 
 void *pages_alloc(size_t size_bytes)
 {
     if (size_bytes == 0)
         return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (size_bytes >= HUGE_FROM_BYTES)
+        return huge_pages_alloc(size_bytes);
+#endif
     void *pages = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANON
 #if defined(MAP_NORESERVE)
@@ -55,11 +87,6 @@ void *pages_alloc(size_t size_bytes)
 #endif
                        ,
                        -1, 0);
-#if defined(MADV_HUGEPAGE)
-    /* Long caches are read faster with few translations of addresses. */
-    if (pages != MAP_FAILED && size_bytes >= HUGE_FROM_BYTES)
-        madvise(pages, size_bytes, MADV_HUGEPAGE);
-#endif
     return pages == MAP_FAILED ? NULL : pages;
 }
 

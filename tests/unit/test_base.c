@@ -434,9 +434,32 @@ static void test_threads_take_no_signals(void **state)
     }
 }
 
+static void test_pages_are_zeroed_and_apart(void **state)
+{
+    (void)state;
+    const size_t sizes[] = {1, 4096, ((size_t)64 << 20) - 1, (size_t)64 << 20,
+                            ((size_t)64 << 20) + 1};
+    unsigned char *pages[2 * ARRAY_COUNT(sizes)];
+    assert_null(pages_alloc(0));
+    for (size_t i = 0; i < ARRAY_COUNT(pages); i++) {
+        size_t size = sizes[i / 2];
+        pages[i] = pages_alloc(size);
+        assert_non_null(pages[i]);
+        assert_int_equal((uintptr_t)pages[i] % 64, 0);
+        assert_int_equal(pages[i][0] + pages[i][size / 2] + pages[i][size - 1], 0);
+        pages[i][0] = pages[i][size - 1] = (unsigned char)(i + 1);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(pages); i++) {
+        assert_int_equal(pages[i][0], i + 1);
+        assert_int_equal(pages[i][sizes[i / 2] - 1], i + 1);
+        pages_free(pages[i], sizes[i / 2]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pages_are_zeroed_and_apart),
         cmocka_unit_test(test_home_is_made_for_its_owner),
         cmocka_unit_test(test_status_texts),
         cmocka_unit_test(test_sizes_do_not_wrap),
