@@ -132,8 +132,9 @@ KERNEL_LOOP void unit_tile(sums sum[TILE_INPUTS][TILE_STRIPS], const struct stri
 
 /* ---- Few inputs ------------------------------------------------------------------------------ */
 
-/* Processors foresee reads within a page of memory only; rows are read this far ahead. */
-#define FEW_AHEAD_BYTES 4096
+/* Processors foresee reads within a page of memory only; rows are read this far ahead. A whole page
+ * is 7 % slower on Sapphire Rapids, 2 KiB are 4 % slower on Zen 5. */
+#define FEW_AHEAD_BYTES 3072
 
 /* The strip of the rows at data, row_step bytes apart, is used where it is unpacked, in
  * registers. */
