@@ -48,9 +48,9 @@ bool thread_start(pthread_t *thread, void *(*run)(void *), void *context)
 #define HUGE_BYTES ((size_t)2 << 20)       /* the usual size of huge pages */
 #define HUGE_FROM_BYTES ((size_t)64 << 20) /* what is smaller would waste much of its pages */
 
-/* Long caches are read faster with few translations of addresses. But one that comes as a whole takes
- * the system a while, and the caches of all layers grow alike: so each begins elsewhere within a huge
- * page (by the golden ratio, which spreads any number of them), and they take new ones in turns. */
+/* Long caches are read faster with few translations of addresses. But a page that comes as a whole
+ * takes the system a while, and the caches of all layers grow alike: so each begins elsewhere in
+ * one (by the golden ratio, which spreads any number of them), and they take new ones in turns. */
 static void *huge_pages_alloc(size_t size_bytes)
 {
     static atomic_uint n_before;

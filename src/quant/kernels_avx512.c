@@ -154,6 +154,53 @@ INLINE void join_codes(const struct unit unit[2], quads code[8])
     }
 }
 
+/* 16 bytes each. */
+INLINE __m512i four_parts(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d)
+{
+    __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)a));
+    all = _mm512_mask_broadcast_i32x4(all, 0x00F0, _mm_loadu_si128((const __m128i *)b));
+    all = _mm512_mask_broadcast_i32x4(all, 0x0F00, _mm_loadu_si128((const __m128i *)c));
+    return _mm512_mask_broadcast_i32x4(all, 0xF000, _mm_loadu_si128((const __m128i *)d));
+}
+
+/* Even blocks beside odd ones: low nibbles are the first halves of all, high ones the second. */
+INLINE void join_nibbles(const struct unit unit[2], quads code[8])
+{
+    const uint8_t *a = unit[0].nibbles, *b = unit[1].nibbles;
+    const size_t step = unit[0].step;
+    __m512i part[4];
+    for (size_t i = 0; i < 4; i++)
+        part[i] = four_parts(a + 2 * i * step, a + (2 * i + 1) * step, b + 2 * i * step,
+                             b + (2 * i + 1) * step);
+    turn(part);
+    for (int v = 0; v < 4; v++) {
+        code[v] = _mm512_and_si512(part[v], bytes(15));
+        code[v + 4] = _mm512_and_si512(_mm512_srli_epi16(part[v], 4), bytes(15));
+    }
+    if (unit[0].table != NULL)
+        for (int v = 0; v < 8; v++)
+            code[v] = look_up(unit[0].table, unit[0].centre, code[v]);
+}
+
+/* Halves of two blocks side by side: low nibbles are of the even block, high ones of the odd. */
+INLINE void join_nibbles_k(const struct unit unit[2], quads code[8])
+{
+    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
+    __m512i part[4];
+    for (size_t i = 0; i < 4; i++) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(unit[0].nibbles + 32 * i));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(unit[1].nibbles + 32 * i));
+        part[i] = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    }
+    turn(part);
+    for (int v = 0; v < 4; v++) {
+        __m512i first = _mm512_shuffle_i32x4(part[v], part[v], 0xA0);
+        __m512i second = _mm512_shuffle_i32x4(part[v], part[v], 0xF5);
+        code[v] = _mm512_and_si512(_mm512_srlv_epi32(first, shift), bytes(15));
+        code[v + 4] = _mm512_and_si512(_mm512_srlv_epi32(second, shift), bytes(15));
+    }
+}
+
 INLINE void join_pairs(const struct unit unit[2], quads code[8])
 {
     const __m512i four = bytes(4);
@@ -165,19 +212,100 @@ INLINE void join_pairs(const struct unit unit[2], quads code[8])
     }
 }
 
-INLINE void join(const struct unit unit[2], struct strip *strip, int centre, size_t halves)
+/* The heads of both rows. */
+INLINE __m256i heads(const struct unit unit[2])
 {
-    if (unit[0].codes == CODES_BY_BLOCK)
-        join_codes(unit, strip->code);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(unit[0].head), unit[1].head, 1);
+}
+
+/* The words of both rows. */
+INLINE __m256i words(const struct unit unit[2])
+{
+    return _mm256_blend_epi32(unit[0].words, unit[1].words, 0xF0);
+}
+
+/* Puts the lower halves of the rows' 128 bits together, and the upper ones. */
+INLINE __m256i halves_together(__m256i rows)
+{
+    return _mm256_permute4x64_epi64(rows, 0xD8);
+}
+
+/* The half at byte at of each row, in all of the row's lanes. */
+INLINE __m512 halves_of_rows(__m256i rows, int at)
+{
+    return _mm512_cvtph_ps(
+        _mm256_shuffle_epi8(rows, _mm256_set1_epi16((short)(0x0100 + 0x0101 * at))));
+}
+
+/* d, dmin, then four bytes each: lower bits of scales 0 to 3, of minima 0 to 3, and of both of the
+ * others, whose upper bits are above the lower of the first. */
+INLINE void join_scales_k(__m256i head, struct strip *strip)
+{
+    const __m256i lower = _mm256_set1_epi64x(0x0F0F0F0F3F3F3F3F);
+    const __m256i upper = _mm256_set1_epi64x(0x3030303000000000);
+    const __m256i shift = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    __m256i low = _mm256_srlv_epi32(_mm256_shuffle_epi32(head, 0xED), shift);
+    __m256i high = _mm256_srli_epi32(_mm256_shuffle_epi32(head, 0xA5), 2);
+    __m256i both = _mm256_or_si256(_mm256_and_si256(low, lower), _mm256_and_si256(high, upper));
+    both = halves_together(_mm256_shuffle_epi8(both, order));
+    strip->scale[0] =
+        scaled(halves_of_rows(head, 0), _mm512_cvtepu8_epi32(_mm256_castsi256_si128(both)));
+    strip->min[0] =
+        scaled(halves_of_rows(head, 2), _mm512_cvtepu8_epi32(_mm256_extracti128_si256(both, 1)));
+}
+
+/* d, two upper bits of each scale, then the lower four. */
+INLINE void join_scales_xs(__m256i head, struct strip *strip)
+{
+    const __m256i shift = _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4);
+    const __m512i pairs = _mm512_broadcast_i64x4(_mm256_setr_epi32(16, 20, 24, 28, 18, 22, 26, 30));
+    __m256i low = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi32(head, 0x55), shift),
+                                   _mm256_set1_epi8(15));
+    __m512i first =
+        _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4),
+                                 _mm512_castsi256_si512(head));
+    __m512i high = _mm512_and_si512(_mm512_srlv_epi32(first, pairs), _mm512_set1_epi32(3));
+    __m512i all =
+        _mm512_or_si512(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(halves_together(low))),
+                        _mm512_slli_epi32(high, 4));
+    strip->scale[0] = scaled(halves_of_rows(head, 0), _mm512_sub_epi32(all, _mm512_set1_epi32(32)));
+}
+
+INLINE void join_scales(const struct unit unit[2], struct strip *strip, int centre, size_t halves)
+{
+    if (unit[0].scales == SCALES_K) {
+        join_scales_k(heads(unit), strip);
+        return;
+    }
+    if (unit[0].scales == SCALES_XS)
+        join_scales_xs(heads(unit), strip);
+    else if (unit[0].scales == SCALES_HALVES)
+        strip->scale[0] = _mm512_cvtph_ps(words(unit));
+    else if (unit[0].scales == SCALES_EXPONENTS)
+        strip->scale[0] = scales_of_exponents(words(unit));
     else
-        join_pairs(unit, strip->code);
-    strip->scale[0] = _mm512_shuffle_f32x4(unit[0].scale, unit[1].scale, 0x44);
+        strip->scale[0] = _mm512_shuffle_f32x4(unit[0].scale, unit[1].scale, 0x44);
     if (halves == 2)
         strip->scale[1] = _mm512_shuffle_f32x4(unit[0].scale, unit[1].scale, 0xEE);
     if (centre == HAS_MIN)
         strip->min[0] = _mm512_shuffle_f32x4(unit[0].min, unit[1].min, 0x44);
     if (centre == HAS_MIN && halves == 2)
         strip->min[1] = _mm512_shuffle_f32x4(unit[0].min, unit[1].min, 0xEE);
+}
+
+INLINE void join(const struct unit unit[2], struct strip *strip, int centre, size_t halves)
+{
+    if (unit[0].codes == CODES_BY_BLOCK)
+        join_codes(unit, strip->code);
+    else if (unit[0].codes == CODES_NIBBLES)
+        join_nibbles(unit, strip->code);
+    else if (unit[0].codes == CODES_NIBBLES_K)
+        join_nibbles_k(unit, strip->code);
+    else
+        join_pairs(unit, strip->code);
+    join_scales(unit, strip, centre, halves);
 }
 
 /* The same codes, hidden from the compiler, which would load them again for each input. */

@@ -4,18 +4,36 @@
 
 #include "quant/kernels_x86.h"
 
-/* Codes of two bits stay as the file has them: what brings four codes of each block together can
- * take them out of their bytes as well, which saves half of the instructions. */
+/* Where the codes are. What brings four codes of each block together can take them out of the
+ * file's bytes as well, which saves half of the moves between lanes. */
 enum unit_codes {
-    CODES_BY_BLOCK,
-    CODES_PAIRS,          /* 64 bytes in code[0] */
+    CODES_BY_BLOCK,       /* in code alone */
+    CODES_NIBBLES,        /* also at nibbles: 16 bytes a block, step bytes apart, low ones first */
+    CODES_NIBBLES_K,      /* also at nibbles: 32 bytes of two blocks, the low ones of the first */
+    CODES_PAIRS,          /* two bits, 64 bytes in code[0] */
     CODES_PAIRS_AND_BITS, /* and 32 bytes of third bits in code[1] */
+};
+
+/* What scales are made of, from which those of two rows come with half of the instructions. */
+enum unit_scales {
+    SCALES_READY,     /* nothing but scale and min */
+    SCALES_HALVES,    /* words, as in the file */
+    SCALES_EXPONENTS, /* words, with the exponents of MXFP4 */
+    SCALES_K,         /* head: d, dmin and packed scales of Q4_K and Q5_K */
+    SCALES_XS,        /* head: d and packed scales of IQ4_XS */
 };
 
 struct unit {
     enum unit_codes codes;
-    __m512i code[4];   /* without a sign */
+    enum unit_scales scales;
+    __m512i code[4]; /* without a sign */
+    const uint8_t *nibbles;
+    size_t step;
+    const int8_t *table; /* what a nibble stands for, less centre; NULL: itself */
+    int centre;
     __m512 scale, min; /* by UNIT_LANE */
+    __m256i words;     /* by UNIT_LANE */
+    __m128i head;
 };
 
 /* Transposes the 4 x 4 groups of four bytes in each 128 bits. */
@@ -31,14 +49,21 @@ INLINE void turn(__m512i v[4])
 
 /* ---- Scales --------------------------------------------------------------------------------- */
 
-/* The 16-bit words at offset + even bytes into eight small blocks, by lane and twice: of the first
- * four blocks out of the first 128 bytes, of the others out of 128 bytes from blocks_rest on. */
+/* The 16-bit words at offset + even bytes into eight small blocks, by lane and twice. Where they do
+ * not all lie in the first 128 bytes, the last four are in those from BLOCKS_REST on. */
 #define BLOCKS_REST(block_bytes) ((block_bytes) > 32 ? 4 * (block_bytes) : 8 * (block_bytes)-128)
 
 INLINE __m256i block_words(const void *src, size_t block_bytes, size_t offset)
 {
     const uint8_t *from = src, *rest = from + BLOCKS_REST(block_bytes);
 #define FIRST(b) (short)(((b)*block_bytes + offset) / 2)
+    if (7 * block_bytes + offset + 2 <= 128) {
+        const __m256i all = _mm256_setr_epi16(
+            FIRST(0), FIRST(2), FIRST(4), FIRST(6), FIRST(1), FIRST(3), FIRST(5), FIRST(7),
+            FIRST(0), FIRST(2), FIRST(4), FIRST(6), FIRST(1), FIRST(3), FIRST(5), FIRST(7));
+        return _mm512_castsi512_si256(_mm512_permutex2var_epi16(
+            _mm512_loadu_si512(from), _mm512_castsi256_si512(all), _mm512_loadu_si512(from + 64)));
+    }
 #define LAST(b) (short)(((b)*block_bytes + offset - BLOCKS_REST(block_bytes)) / 2)
     const __m512i first = _mm512_castsi256_si512(
         _mm256_setr_epi16(FIRST(0), FIRST(2), 0, 0, FIRST(1), FIRST(3), 0, 0, FIRST(0), FIRST(2), 0,
@@ -61,10 +86,10 @@ INLINE __m512 block_halves(const void *src, size_t block_bytes, size_t offset)
 }
 
 /* 2^(e - 128) of eight blocks, the scale of MXFP4's doubled numbers; the first two are denormal. */
-INLINE __m512 block_exponents(const struct block_mxfp4 *b)
+INLINE __m512 scales_of_exponents(__m256i words)
 {
     /* Blocks are 17 bytes long: of every other one the exponent is the upper byte of a word. */
-    __m512i word = _mm512_cvtepu16_epi32(block_words(b, sizeof *b, 0));
+    __m512i word = _mm512_cvtepu16_epi32(words);
     const __m512i odd = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8);
     __m512i e = _mm512_and_si512(_mm512_srlv_epi32(word, odd), _mm512_set1_epi32(255));
     const __m512i one = _mm512_set1_epi32(1);
@@ -76,7 +101,7 @@ INLINE __m512 block_exponents(const struct block_mxfp4 *b)
 
 INLINE __m512 half(uint16_t bits)
 {
-    return _mm512_set1_ps(_cvtsh_ss(bits));
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)bits));
 }
 
 /* Bytes by group to lanes. */
@@ -149,6 +174,20 @@ INLINE __m512i look_up(const int8_t table[16], int centre, __m512i code)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), code);
 }
 
+INLINE void set_nibbles(const uint8_t *qs, size_t step, const int8_t *table, int centre,
+                        struct unit *out)
+{
+    out->codes = CODES_NIBBLES;
+    out->nibbles = qs;
+    out->step = step;
+    out->table = table;
+    out->centre = centre;
+    for (int v = 0; v < 4; v++) {
+        __m512i code = nibbles(qs + (size_t)(2 * v) * step, qs + (size_t)(2 * v + 1) * step);
+        out->code[v] = table != NULL ? look_up(table, centre, code) : code;
+    }
+}
+
 /* ---- Codes of two bits ---------------------------------------------------------------------- */
 
 /* Numbers 4 v to 4 v + 3 of each block, of two rows, by lane and not yet masked. Four blocks share
@@ -173,7 +212,7 @@ INLINE __m512i bits_of_rows(__m512i first, __m512i second, int v)
 /* Makes CODES_BY_BLOCK of what unpacking left. */
 INLINE void spread_codes(struct unit *unit)
 {
-    if (unit->codes == CODES_BY_BLOCK)
+    if (unit->codes != CODES_PAIRS && unit->codes != CODES_PAIRS_AND_BITS)
         return;
     const __m512i pairs = unit->code[0], bits = unit->code[1];
     const __m512i half[2] = {_mm512_shuffle_i64x2(pairs, pairs, 0x44),
@@ -189,30 +228,33 @@ INLINE void spread_codes(struct unit *unit)
 
 /* ---- Small blocks --------------------------------------------------------------------------- */
 
+INLINE void set_halves(const void *src, size_t block_bytes, struct unit *out)
+{
+    out->scales = SCALES_HALVES;
+    out->words = block_words(src, block_bytes, 0);
+    out->scale = _mm512_cvtph_ps(out->words);
+}
+
 INLINE void unpack_q4_0(const void *src, struct unit *out)
 {
     const struct block_q4_0 *b = src;
-    out->codes = CODES_BY_BLOCK;
-    out->scale = block_halves(src, sizeof *b, 0);
-    for (int v = 0; v < 4; v++)
-        out->code[v] = nibbles(b[2 * v].qs, b[2 * v + 1].qs);
+    set_halves(src, sizeof *b, out);
+    set_nibbles(b->qs, sizeof *b, NULL, 0, out);
 }
 
 INLINE void unpack_q4_1(const void *src, struct unit *out)
 {
     const struct block_q4_1 *b = src;
-    out->codes = CODES_BY_BLOCK;
-    out->scale = block_halves(src, sizeof *b, 0);
+    set_halves(src, sizeof *b, out);
     out->min = _mm512_sub_ps(_mm512_setzero_ps(), block_halves(src, sizeof *b, 2));
-    for (int v = 0; v < 4; v++)
-        out->code[v] = nibbles(b[2 * v].qs, b[2 * v + 1].qs);
+    set_nibbles(b->qs, sizeof *b, NULL, 0, out);
 }
 
 INLINE void unpack_q5_0(const void *src, struct unit *out)
 {
     const struct block_q5_0 *b = src;
     out->codes = CODES_BY_BLOCK;
-    out->scale = block_halves(src, sizeof *b, 0);
+    set_halves(src, sizeof *b, out);
     for (int v = 0; v < 4; v++)
         out->code[v] =
             add_bits(nibbles(b[2 * v].qs, b[2 * v + 1].qs), b[2 * v].qh, b[2 * v + 1].qh, 16);
@@ -222,7 +264,7 @@ INLINE void unpack_q5_1(const void *src, struct unit *out)
 {
     const struct block_q5_1 *b = src;
     out->codes = CODES_BY_BLOCK;
-    out->scale = block_halves(src, sizeof *b, 0);
+    set_halves(src, sizeof *b, out);
     out->min = _mm512_sub_ps(_mm512_setzero_ps(), block_halves(src, sizeof *b, 2));
     for (int v = 0; v < 4; v++)
         out->code[v] =
@@ -233,7 +275,7 @@ INLINE void unpack_q8_0(const void *src, struct unit *out)
 {
     const struct block_q8_0 *b = src;
     out->codes = CODES_BY_BLOCK;
-    out->scale = block_halves(src, sizeof *b, 0);
+    set_halves(src, sizeof *b, out);
     for (int v = 0; v < 4; v++) {
         __m512i q = _mm512_inserti64x4(
             _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)b[2 * v].qs)),
@@ -245,19 +287,17 @@ INLINE void unpack_q8_0(const void *src, struct unit *out)
 INLINE void unpack_iq4_nl(const void *src, struct unit *out)
 {
     const struct block_iq4_nl *b = src;
-    out->codes = CODES_BY_BLOCK;
-    out->scale = block_halves(src, sizeof *b, 0);
-    for (int v = 0; v < 4; v++)
-        out->code[v] = look_up(block_iq4_table, 128, nibbles(b[2 * v].qs, b[2 * v + 1].qs));
+    set_halves(src, sizeof *b, out);
+    set_nibbles(b->qs, sizeof *b, block_iq4_table, 128, out);
 }
 
 INLINE void unpack_mxfp4(const void *src, struct unit *out)
 {
     const struct block_mxfp4 *b = src;
-    out->codes = CODES_BY_BLOCK;
-    out->scale = block_exponents(b);
-    for (int v = 0; v < 4; v++)
-        out->code[v] = look_up(block_e2m1_doubled, 16, nibbles(b[2 * v].qs, b[2 * v + 1].qs));
+    out->scales = SCALES_EXPONENTS;
+    out->words = block_words(src, sizeof *b, 0);
+    out->scale = scales_of_exponents(out->words);
+    set_nibbles(b->qs, sizeof *b, block_e2m1_doubled, 16, out);
 }
 
 /* ---- Super-blocks ---------------------------------------------------------------------------- */
@@ -269,6 +309,7 @@ INLINE void unpack_q2_k(const void *src, struct unit *out)
     const __m512i four = _mm512_set1_epi32(15);
     out->scale = scaled(half(b->d), _mm512_and_si512(scales, four));
     out->min = scaled(half(b->dmin), _mm512_and_si512(_mm512_srli_epi32(scales, 4), four));
+    out->scales = SCALES_READY;
     out->codes = CODES_PAIRS;
     out->code[0] = _mm512_loadu_si512(b->qs);
 }
@@ -282,17 +323,21 @@ INLINE void unpack_q3_k(const void *src, struct unit *out)
         lanes_of_groups(_mm_set_epi64x((long long)scales[1], (long long)scales[0])),
         _mm512_set1_epi32(32));
     out->scale = scaled(half(b->d), centred);
+    out->scales = SCALES_READY;
     out->codes = CODES_PAIRS_AND_BITS;
     out->code[0] = _mm512_loadu_si512(b->qs);
     out->code[1] = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)b->hmask));
 }
 
-INLINE void set_scales_mins(const uint8_t packed[12], uint16_t d, uint16_t dmin, struct unit *out)
+/* src begins with d, dmin and the twelve bytes of scales and minima. */
+INLINE void set_scales_mins(const struct block_q4_k *src, struct unit *out)
 {
     uint64_t scales, mins;
-    scales_q4_k(packed, &scales, &mins);
-    out->scale = scaled(half(d), lanes_of_blocks(scales));
-    out->min = scaled(half(dmin), lanes_of_blocks(mins));
+    scales_q4_k(src->scales, &scales, &mins);
+    out->scale = scaled(half(src->d), lanes_of_blocks(scales));
+    out->min = scaled(half(src->dmin), lanes_of_blocks(mins));
+    out->scales = SCALES_K;
+    out->head = _mm_loadu_si128((const __m128i *)src);
 }
 
 /* Vector v of 256 nibbles: of each 32 bytes first the low ones, then the high ones. */
@@ -304,8 +349,9 @@ INLINE __m512i nibbles_k(const uint8_t *qs, int v)
 INLINE void unpack_q4_k(const void *src, struct unit *out)
 {
     const struct block_q4_k *b = src;
-    out->codes = CODES_BY_BLOCK;
-    set_scales_mins(b->scales, b->d, b->dmin, out);
+    out->codes = CODES_NIBBLES_K;
+    out->nibbles = b->qs;
+    set_scales_mins(src, out);
     for (int v = 0; v < 4; v++)
         out->code[v] = nibbles_k(b->qs, v);
 }
@@ -314,7 +360,7 @@ INLINE void unpack_q5_k(const void *src, struct unit *out)
 {
     const struct block_q5_k *b = src;
     out->codes = CODES_BY_BLOCK;
-    set_scales_mins(b->scales, b->d, b->dmin, out);
+    set_scales_mins(src, out);
     for (int v = 0; v < 4; v++)
         out->code[v] =
             add_byte_bits(nibbles_k(b->qs, v), _mm256_loadu_si256((const __m256i *)b->qh), v, 16);
@@ -323,6 +369,7 @@ INLINE void unpack_q5_k(const void *src, struct unit *out)
 INLINE void unpack_q6_k(const void *src, struct unit *out)
 {
     const struct block_q6_k *b = src;
+    out->scales = SCALES_READY;
     out->codes = CODES_BY_BLOCK;
     out->scale = scaled(half(b->d), lanes_of_groups(_mm_loadu_si128((const __m128i *)b->scales)));
     for (int h = 0; h < 2; h++) {
@@ -340,16 +387,17 @@ INLINE void unpack_q6_k(const void *src, struct unit *out)
 INLINE void unpack_iq4_xs(const void *src, struct unit *out)
 {
     const struct block_iq4_xs *b = src;
-    out->codes = CODES_BY_BLOCK;
+    out->scales = SCALES_XS;
+    out->head = _mm_loadu_si128(src);
     __m512i scales = lanes_of_blocks(scales_iq4_xs(b->scales_l, b->scales_h));
     out->scale = scaled(half(b->d), _mm512_sub_epi32(scales, _mm512_set1_epi32(32)));
-    for (int v = 0; v < 4; v++)
-        out->code[v] = look_up(block_iq4_table, 128, nibbles(b->qs + 32 * v, b->qs + 32 * v + 16));
+    set_nibbles(b->qs, 16, block_iq4_table, 128, out);
 }
 
 INLINE void unpack_tq1_0(const void *src, struct unit *out)
 {
     const struct block_tq1_0 *b = src;
+    out->scales = SCALES_READY;
     out->codes = CODES_BY_BLOCK;
     __m256i code[8];
     ternary_codes(b, code);
@@ -362,6 +410,7 @@ INLINE void unpack_tq2_0(const void *src, struct unit *out)
 {
     const struct block_tq2_0 *b = src;
     out->scale = half(b->d);
+    out->scales = SCALES_READY;
     out->codes = CODES_PAIRS;
     out->code[0] = _mm512_loadu_si512(b->qs);
 }

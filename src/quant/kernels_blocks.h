@@ -60,10 +60,10 @@ KERNEL_LOOP const void *unit_of_row(const uint8_t *row, size_t u, size_t n_cols,
 KERNEL_LOOP void unpack_strip(const uint8_t *data, size_t row_step, size_t u, size_t n_cols,
                               struct block_kind kind, struct strip *strip)
 {
-    uint8_t spare[UNIT_LEN / BLOCK_LEN * sizeof(struct block_q8_0)];
-    struct unit unit[STRIP_ROWS];
+    uint8_t spare[STRIP_ROWS][UNIT_LEN / BLOCK_LEN * sizeof(struct block_q8_0)];
+    struct unit unit[STRIP_ROWS]; /* may go on pointing to the row, or to spare */
     for (size_t k = 0; k < STRIP_ROWS; k++)
-        kind.unpack(unit_of_row(data + k * row_step, u, n_cols, kind, spare), &unit[k]);
+        kind.unpack(unit_of_row(data + k * row_step, u, n_cols, kind, spare[k]), &unit[k]);
     join(unit, strip, kind.centre, kind.halves);
 }
 
