@@ -136,45 +136,61 @@ KERNEL_LOOP void unit_tile(sums sum[TILE_INPUTS][TILE_STRIPS], const struct stri
  * is 7 % slower on Sapphire Rapids, 2 KiB are 4 % slower on Zen 5. */
 #define FEW_AHEAD_BYTES 3072
 
+#define FEW_INPUTS (2 * TILE_INPUTS)
+
+/* Some inputs: the first n, and n from second on where that is not 0; n is a constant. */
+struct few {
+    const struct quant_matrix *w;
+    const struct packed_unit *x;
+    size_t n, second;
+};
+
 /* The strip of the rows at data, row_step bytes apart, is used where it is unpacked, in
  * registers. */
-KERNEL_LOOP void few_strip(const struct quant_matrix *w, const uint8_t *data, size_t row_step,
-                           const struct packed_unit *x, size_t n_inputs,
-                           float total[TILE_INPUTS][STRIP_ROWS], struct block_kind kind)
+KERNEL_LOOP void few_strip(struct few few, const uint8_t *data, size_t row_step, bool two,
+                           float total[FEW_INPUTS][STRIP_ROWS], struct block_kind kind)
 {
-    size_t n_units = (w->n_cols + UNIT_LEN - 1) / UNIT_LEN;
-    sums sum[TILE_INPUTS][TILE_STRIPS];
-    for (size_t i = 0; i < n_inputs; i++)
-        sum[i][0] = sums_zero();
+    size_t n_units = (few.w->n_cols + UNIT_LEN - 1) / UNIT_LEN;
+    const struct packed_unit *x = few.x, *other = few.x + few.second * n_units;
+    sums sum[2][TILE_INPUTS][TILE_STRIPS];
+    for (size_t i = 0; i < few.n; i++)
+        sum[0][i][0] = sum[1][i][0] = sums_zero();
     for (size_t u = 0; u < n_units; u++) {
         struct strip strip;
         for (size_t k = 0; k < STRIP_ROWS; k++)
             for (size_t b = 0; b < kind.unit_bytes; b += 64)
                 __builtin_prefetch(data + k * row_step + u * kind.unit_bytes + b + FEW_AHEAD_BYTES);
-        unpack_strip(data, row_step, u, w->n_cols, kind, &strip);
-        unit_tile(sum, &strip, 0, x + u, n_units, 1, n_inputs, kind);
+        unpack_strip(data, row_step, u, few.w->n_cols, kind, &strip);
+        unit_tile(sum[0], &strip, 0, x + u, n_units, 1, few.n, kind);
+        if (two)
+            unit_tile(sum[1], &strip, 0, other + u, n_units, 1, few.n, kind);
     }
-    for (size_t i = 0; i < n_inputs; i++)
-        sums_totals(sum[i], 1, total[i]);
+    for (size_t i = 0; i < few.n; i++) {
+        sums_totals(sum[0][i], 1, total[i]);
+        if (two)
+            sums_totals(sum[1][i], 1, total[few.second + i]);
+    }
 }
 
-/* n_inputs is a constant. The rows of a strip are far apart, so that each of them is read in one
- * long run. */
+/* n_inputs is a constant up to TILE_INPUTS; with two, up to FEW_INPUTS are computed in two tiles,
+ * which may overlap. The rows of a strip are far apart, so that each of them is read in one long
+ * run. */
 KERNEL_LOOP void few_inputs(const struct quant_matrix *w, size_t row_begin, size_t row_end,
-                            const struct packed_unit *x, size_t n_inputs, float *y, size_t y_stride,
-                            struct block_kind kind)
+                            const struct packed_unit *x, size_t n_inputs, bool two, float *y,
+                            size_t y_stride, struct block_kind kind)
 {
     size_t step = (row_end - row_begin) / STRIP_ROWS;
     const uint8_t *data = (const uint8_t *)w->data;
-    float total[TILE_INPUTS][STRIP_ROWS];
+    struct few few = {w, x, two ? TILE_INPUTS : n_inputs, two ? n_inputs - TILE_INPUTS : 0};
+    float total[FEW_INPUTS][STRIP_ROWS];
     for (size_t r = row_begin; r < row_begin + step; r++) {
-        few_strip(w, data + r * w->row_bytes, step * w->row_bytes, x, n_inputs, total, kind);
+        few_strip(few, data + r * w->row_bytes, step * w->row_bytes, two, total, kind);
         for (size_t i = 0; i < n_inputs; i++)
             for (size_t k = 0; k < STRIP_ROWS; k++)
                 y[i * y_stride + r + k * step] = total[i][k];
     }
     for (size_t r = row_begin + STRIP_ROWS * step; r < row_end; r++) {
-        few_strip(w, data + r * w->row_bytes, 0, x, n_inputs, total, kind);
+        few_strip(few, data + r * w->row_bytes, 0, two, total, kind);
         for (size_t i = 0; i < n_inputs; i++)
             y[i * y_stride + r] = total[i][0];
     }
@@ -189,11 +205,11 @@ struct slab {
     float *y;                    /* of the first row and input */
     size_t row, n_rows, n_inputs, row_units, y_stride;
     size_t unit, n_units;
+    size_t asked, ask; /* rows of the slab below: asked for already, and by each tile */
     struct strip strip[SLAB_STRIPS][SLAB_UNITS];
     sums sum[SLAB_INPUTS][SLAB_STRIPS]; /* of the units before */
 };
 
-/* The rows of the slab below are asked for. */
 KERNEL_LOOP void unpack_slab(struct slab *p, struct block_kind kind)
 {
     const size_t row_bytes = p->w->row_bytes;
@@ -202,15 +218,12 @@ KERNEL_LOOP void unpack_slab(struct slab *p, struct block_kind kind)
         size_t step = p->n_rows - r < STRIP_ROWS ? 0 : row_bytes;
         for (size_t u = 0; u < p->n_units; u++) {
             unpack_strip(data, step, p->unit + u, p->w->n_cols, kind, &p->strip[r / STRIP_ROWS][u]);
-            const uint8_t *below = data + p->n_rows * row_bytes + (p->unit + u) * kind.unit_bytes;
-            for (size_t b = 0; b < kind.unit_bytes; b += 64)
-                for (size_t k = 0; k < STRIP_ROWS; k++)
-                    __builtin_prefetch(below + k * step + b, 0, 2);
         }
     }
 }
 
-/* n_strips strips from strip on times n_inputs inputs from input on; both counts are constants. */
+/* n_strips strips from strip on times n_inputs inputs from input on; both counts are constants.
+ * Meanwhile rows of the slab below come into the second cache. */
 KERNEL_LOOP void slab_tile(struct slab *p, size_t strip, size_t n_strips, size_t input,
                            size_t n_inputs, struct block_kind kind)
 {
@@ -219,9 +232,18 @@ KERNEL_LOOP void slab_tile(struct slab *p, size_t strip, size_t n_strips, size_t
     for (size_t i = 0; i < n_inputs; i++)
         for (size_t s = 0; s < n_strips; s++)
             sum[i][s] = p->unit == 0 ? sums_zero() : p->sum[input + i][strip + s];
-    for (size_t u = 0; u < p->n_units; u++)
+    const uint8_t *below = (const uint8_t *)p->w->data +
+                           (p->row + p->n_rows + p->asked) * p->w->row_bytes +
+                           p->unit * kind.unit_bytes;
+    const size_t ask = p->asked < SLAB_ROWS ? p->ask : 0;
+    for (size_t u = 0; u < p->n_units; u++) {
+        for (size_t r = 0; r < ask; r++)
+            for (size_t b = 0; b < kind.unit_bytes; b += 64)
+                __builtin_prefetch(below + r * p->w->row_bytes + u * kind.unit_bytes + b, 0, 2);
         unit_tile(sum, &p->strip[strip][u], SLAB_UNITS, x + u, p->row_units, n_strips, n_inputs,
                   kind);
+    }
+    p->asked += ask;
     if (p->unit + p->n_units < p->row_units) {
         for (size_t i = 0; i < n_inputs; i++)
             for (size_t s = 0; s < n_strips; s++)
@@ -254,6 +276,9 @@ KERNEL_LOOP void block_slab(struct slab *p, struct block_kind kind)
         const size_t tile = kind.halves == 2 ? TILE_INPUTS / 2 : TILE_INPUTS;
         size_t i = 0;
         p->n_units = MIN((size_t)SLAB_UNITS, p->row_units - p->unit);
+        size_t tiles = (p->n_inputs / tile + p->n_inputs % tile) * (SLAB_STRIPS / TILE_STRIPS);
+        p->ask = (SLAB_ROWS + tiles - 1) / tiles;
+        p->asked = 0;
         unpack_slab(p, kind);
         for (; p->n_inputs - i >= tile; i += tile)
             slab_inputs(p, i, tile, kind);
@@ -268,16 +293,20 @@ KERNEL_LOOP void block_matmul(const struct quant_matrix *w, size_t row_begin, si
 {
     switch (n_inputs) {
     case 1:
-        few_inputs(w, row_begin, row_end, x, 1, y, y_stride, kind);
+        few_inputs(w, row_begin, row_end, x, 1, false, y, y_stride, kind);
         return;
     case 2:
-        few_inputs(w, row_begin, row_end, x, 2, y, y_stride, kind);
+        few_inputs(w, row_begin, row_end, x, 2, false, y, y_stride, kind);
         return;
     case 3:
-        few_inputs(w, row_begin, row_end, x, 3, y, y_stride, kind);
+        few_inputs(w, row_begin, row_end, x, 3, false, y, y_stride, kind);
         return;
     case 4:
-        few_inputs(w, row_begin, row_end, x, 4, y, y_stride, kind);
+        few_inputs(w, row_begin, row_end, x, 4, false, y, y_stride, kind);
+        return;
+    }
+    if (n_inputs <= FEW_INPUTS) {
+        few_inputs(w, row_begin, row_end, x, n_inputs, true, y, y_stride, kind);
         return;
     }
     struct slab p;
