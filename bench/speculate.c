@@ -183,7 +183,7 @@ int main(int argc, char **argv)
     source.n_vocab = model_description(engine->model)->n_vocab;
     for (size_t i = 0; i < N_PROMPT; i++)
         prompt[i] = (int32_t)(rng_u64(1, i, 0) % source.n_vocab);
-    /* Brings the weights in. Then both have the prompt, whose last token is computed again alone. */
+    /* Brings the weights in; and both have the prompt, so its last token is computed alone. */
     decode(plain, prompt, 4, source.answer);
     decode(drafting, prompt, 4, source.answer);
     printf("%zu tokens, %u threads (%s)\n", source.n_answer, model_n_threads(engine->model),
