@@ -109,8 +109,8 @@ done:
     return status;
 }
 
-#define WRITER_BLOCK                                                                               \
-    ((size_t)4 << 20) /* whole huge pages, which a file written in one piece stays in */
+/* Whole huge pages: a file that is written in such pieces stays in them. */
+#define WRITER_BLOCK ((size_t)4 << 20)
 
 struct file_writer {
     FILE *file;

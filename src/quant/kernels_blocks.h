@@ -216,9 +216,8 @@ KERNEL_LOOP void unpack_slab(struct slab *p, struct block_kind kind)
     for (size_t r = 0; r < p->n_rows; r += STRIP_ROWS) {
         const uint8_t *data = (const uint8_t *)p->w->data + (p->row + r) * row_bytes;
         size_t step = p->n_rows - r < STRIP_ROWS ? 0 : row_bytes;
-        for (size_t u = 0; u < p->n_units; u++) {
+        for (size_t u = 0; u < p->n_units; u++)
             unpack_strip(data, step, p->unit + u, p->w->n_cols, kind, &p->strip[r / STRIP_ROWS][u]);
-        }
     }
 }
 
