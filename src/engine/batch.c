@@ -296,9 +296,9 @@ static uint32_t texts_of_step(const struct batch *batch)
  * to the oldest, so that long ones come to an end as well. */
 static void plan(struct batch *batch)
 {
-    struct stream *shortest = NULL;
-    size_t n_waiting = 0;
-    uint32_t n_texts = 0, n_prompts = 0, most_texts = texts_of_step(batch);
+    struct stream *shortest = NULL, *oldest = NULL;
+    struct waiting_prompts prompts = {0};
+    uint32_t n_texts = 0, most_texts = texts_of_step(batch);
     for (uint32_t i = 0; i < batch->n_running; i++) {
         struct stream *stream = batch->running[i];
         bool prompt = computes_prompt(stream);
@@ -307,13 +307,19 @@ static void plan(struct batch *batch)
         if (!prompt || stream->flight > 0)
             continue;
         extend(batch, i);
-        n_prompts += !stream->waits;
-        n_waiting += stream->waits ? 0 : stream_pending(stream);
-        if (!stream->waits &&
-            (shortest == NULL || stream_pending(stream) < stream_pending(shortest)))
+        if (stream->waits)
+            continue;
+        prompts.count++;
+        prompts.n_tokens += stream_pending(stream);
+        if (oldest == NULL)
+            oldest = stream;
+        if (shortest == NULL || stream_pending(stream) < stream_pending(shortest))
             shortest = stream;
     }
-    size_t left = step_cost_allows(&batch->cost, n_texts, n_prompts, n_waiting);
+    if (oldest != NULL)
+        prompts.depth =
+            (double)MAX(sequence_length(oldest->sequence), sequence_length(shortest->sequence));
+    size_t left = step_cost_allows(&batch->cost, n_texts, &prompts);
     left = MIN(left, batch->step_tokens - n_texts);
     if (shortest != NULL)
         left = grant(batch, shortest, (left + 1) / 2, left);
@@ -440,10 +446,13 @@ static size_t fill_segments(struct batch *batch, struct flight *flight)
         logits += (stream->n_scores + stream->n_rows) * n_vocab;
         if (stream->n_step == 0)
             continue;
-        if (computes_prompt(stream))
+        if (computes_prompt(stream)) {
+            double n = (double)stream->n_step;
             flight->n_prompt += stream->n_step;
-        else
+            flight->prompt_depths += n * ((double)sequence_length(stream->sequence) + n / 2);
+        } else {
             flight->n_texts++;
+        }
         batch->segments[n_segments++] =
             (struct step_segment){.sequence = stream->sequence,
                                   .tokens = stream->text.ids + sequence_length(stream->sequence),
@@ -526,7 +535,8 @@ static enum status land_flight(struct batch *batch, const struct flight *flight,
     /* Behind another one, it lands when it has gone through one more stage. */
     uint64_t whole_ns = begin_ns > flight->begin_ns ? ns * batch->n_stages : ns;
     if (!flight->drafts || flight->n_rows == 1)
-        step_cost_learn(&batch->cost, flight->n_texts, flight->n_prompt, whole_ns);
+        step_cost_learn(&batch->cost, flight->n_texts, flight->n_prompt, flight->prompt_depths,
+                        whole_ns);
     batch->counts.steps++;
     batch->counts.step_ns += ns;
     return STATUS_OK;

@@ -15,18 +15,14 @@
 #define SLOWDOWN 2.25
 #define SHORT_STEPS 2
 #define SHORT_STEP_NS 60e6
-#define LONG_SHARE 0.75 /* of that, as what a token costs grows within a prompt */
 /* Where more than MANY_PROMPTS wait it is not a token that is late but whole answers: steps are up
  * to MOST_LONGER times longer then, because long ones compute more rows a second. */
 #define MANY_PROMPTS 2
 #define MOST_LONGER 2.5
 #define MARGIN 0.95
 #define DEARER 1.2
-
-static double blend(double old, double now, double share)
-{
-    return old > 0 ? old + share * (now - old) : now;
-}
+/* Until it was seen, a token after so many others is believed to cost twice what the first does. */
+#define TWICE_DEPTH 2048
 
 /* What n_texts take: as many were seen, or the next fewer, or the next more. */
 static double texts_cost(const struct step_cost *cost, uint32_t n_texts)
@@ -41,13 +37,22 @@ static double texts_cost(const struct step_cost *cost, uint32_t n_texts)
     return 0;
 }
 
-/* What got dearer is believed at once, as the next step must not be too long again; but much dearer
- * only step by step, as one may have waited for something else. */
-static void learn(double *known, double now)
+/* Corrects what is known of n times a cost and depths times another, which took ns together: each
+ * of them by its share. What got dearer is believed at once, as the next step must not be too long
+ * again; but much dearer only step by step, as one may have waited for something else. */
+static void learn(double *known, double n, double *known_deep, double depths, double ns)
 {
-    if (*known > 0)
-        now = MIN(now, DEARER * *known);
-    *known = blend(*known, now, now > *known ? 0.8 : 0.2);
+    if (*known <= 0)
+        *known = ns / (n + (*known_deep > 0 ? 0 : depths / TWICE_DEPTH));
+    if (*known_deep <= 0)
+        *known_deep = *known / TWICE_DEPTH;
+    double part = n * *known, part_deep = depths * *known_deep, expected = part + part_deep;
+    if (expected <= 0)
+        return;
+    double change = MIN(ns / expected, DEARER) - 1;
+    change *= (change > 0 ? 0.8 : 0.2) * expected / (part * part + part_deep * part_deep);
+    *known *= 1 + change * part;
+    *known_deep *= 1 + change * part_deep;
 }
 
 /* Rows that cost as much as what a step of many rows needs anyway: panels unpack all weights. */
@@ -56,53 +61,63 @@ static double fixed_rows(void)
     return quant_has_panels() ? 128 : 8;
 }
 
-void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, uint64_t ns)
+/* What a token of a prompt is believed to add to a step of few rows. */
+static double few_cost(const struct step_cost *cost, uint32_t n_texts)
+{
+    double text_ns = texts_cost(cost, n_texts) / MAX(n_texts, 1);
+    return cost->few_ns > 0 ? cost->few_ns : MAX(cost->row_ns, text_ns);
+}
+
+void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, double depths,
+                     uint64_t ns)
 {
     if (n_prompt == 0) {
         double *known = &cost->texts_ns[MIN(n_texts, cost->max_texts)];
-        *known = blend(*known, (double)ns, 0.2);
+        *known = *known > 0 ? *known + 0.2 * ((double)ns - *known) : (double)ns;
     }
     if (n_texts + n_prompt > QUANT_SMALL_BATCH) {
-        learn(&cost->row_ns, (double)ns / ((double)(n_texts + n_prompt) + fixed_rows()));
+        double n_rows = (double)(n_texts + n_prompt) + fixed_rows();
+        learn(&cost->row_ns, n_rows, &cost->deep_ns, depths, (double)ns);
     } else if (n_prompt > 0 && n_texts > 0) {
-        learn(&cost->few_ns, MAX((double)ns - texts_cost(cost, n_texts), 0) / (double)n_prompt);
+        double added_ns = MAX((double)ns - texts_cost(cost, n_texts), 1);
+        learn(&cost->few_ns, (double)n_prompt, &cost->deep_ns, depths, added_ns);
     }
 }
 
-/* Tokens of prompts with which a step of few rows takes limit_ns, or less. */
-static double few_within(const struct step_cost *cost, uint32_t n_texts, double limit_ns)
+/* Tokens of prompts, each after depth others, with which a step of few rows takes limit_ns, or
+ * less. */
+static double few_within(const struct step_cost *cost, uint32_t n_texts, double depth,
+                         double limit_ns)
 {
-    double texts_ns = texts_cost(cost, n_texts);
-    double few_ns = cost->few_ns > 0 ? cost->few_ns : MAX(cost->row_ns, texts_ns / MAX(n_texts, 1));
+    double token_ns = few_cost(cost, n_texts) + depth * cost->deep_ns;
     double room = MAX((double)QUANT_SMALL_BATCH - n_texts, 0);
-    return MAX(MIN((limit_ns - texts_ns) / few_ns, room), 0);
+    return MAX(MIN((limit_ns - texts_cost(cost, n_texts)) / token_ns, room), 0);
 }
 
 /* The same of any step. */
-static double tokens_within(const struct step_cost *cost, uint32_t n_texts, double limit_ns)
+static double tokens_within(const struct step_cost *cost, uint32_t n_texts, double depth,
+                            double limit_ns)
 {
-    double many = limit_ns / cost->row_ns - fixed_rows() - n_texts;
+    double token_ns = cost->row_ns + depth * cost->deep_ns;
+    double many = (limit_ns - cost->row_ns * (fixed_rows() + n_texts)) / token_ns;
     bool is_many = floor(many) + n_texts > QUANT_SMALL_BATCH;
-    return is_many ? many : few_within(cost, n_texts, limit_ns);
+    return is_many ? many : few_within(cost, n_texts, depth, limit_ns);
 }
 
-size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t n_prompts,
-                        size_t n_waiting)
+size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts,
+                        const struct waiting_prompts *prompts)
 {
     if (cost->row_ns <= 0)
         return n_texts > 0 ? UNKNOWN_PROMPT_TOKENS : SIZE_MAX;
     if (n_texts == 0)
-        return (size_t)MIN(MAX(tokens_within(cost, 0, ALONE_STEPS * cost->limit_ns), ALONE_TOKENS),
-                           1e9);
+        return (size_t)MIN(
+            MAX(tokens_within(cost, 0, 0, ALONE_STEPS * cost->limit_ns), ALONE_TOKENS), 1e9);
     double limit_ns = cost->limit_ns;
     if (n_texts > FEW_TEXTS &&
-        (double)n_waiting > tokens_within(cost, n_texts, SHORT_STEPS * limit_ns)) {
+        (double)prompts->n_tokens >
+            tokens_within(cost, n_texts, prompts->depth, SHORT_STEPS * limit_ns))
         limit_ns = MIN(limit_ns, MAX(SLOWDOWN * texts_cost(cost, n_texts), SHORT_STEP_NS));
-        /* Deep in a prompt panels would take far longer than at its beginning. */
-        if (n_prompts <= MANY_PROMPTS && quant_has_panels())
-            return MAX(few_within(cost, n_texts, LONG_SHARE * limit_ns), MIN_PROMPT_TOKENS);
-    }
-    limit_ns *= MIN(MAX((double)n_prompts / MANY_PROMPTS, 1), MOST_LONGER);
-    double tokens = tokens_within(cost, n_texts, MARGIN * limit_ns);
+    limit_ns *= MIN(MAX((double)prompts->count / MANY_PROMPTS, 1), MOST_LONGER);
+    double tokens = tokens_within(cost, n_texts, prompts->depth, MARGIN * limit_ns);
     return tokens > MIN_PROMPT_TOKENS ? (size_t)MIN(tokens, 1e9) : MIN_PROMPT_TOKENS;
 }

@@ -88,19 +88,28 @@ void stream_give_end(struct stream *stream);
 
 /* Learns what steps cost. Those that only continue texts: by how many. With more than
  * QUANT_SMALL_BATCH rows, tokens of texts and of prompts: by row. With fewer: what a token of a
- * prompt adds to the texts. */
+ * prompt adds to the texts. A prompt's tokens cost more the more come before them. */
 struct step_cost {
     uint32_t max_texts;
     double *texts_ns; /* [max_texts + 1]; 0: not seen yet, here and below */
     double row_ns, few_ns;
+    double deep_ns;  /* that a token costs more for each in front of it */
     double limit_ns; /* of a step with a piece of a prompt beside texts */
 };
 
-void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, uint64_t ns);
-/* Tokens of prompts that a step may have beside n_texts texts, where n_prompts wait with n_waiting
- * tokens in all; at least a few. */
-size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts, uint32_t n_prompts,
-                        size_t n_waiting);
+/* depths: of the prompts' tokens, how many come before each, added up. */
+void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, double depths,
+                     uint64_t ns);
+
+struct waiting_prompts {
+    uint32_t count;
+    size_t n_tokens; /* not computed yet, of all */
+    double depth;    /* tokens that are, of the deepest prompt that goes on next */
+};
+
+/* Tokens of prompts that a step may have beside n_texts texts; at least a few. */
+size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts,
+                        const struct waiting_prompts *prompts);
 
 /* ---- Flights --------------------------------------------------------------------------------- */
 
@@ -111,6 +120,7 @@ struct flight {
     uint64_t number;
     uint32_t n_texts;
     size_t n_prompt;
+    double prompt_depths;     /* as step_cost_learn takes them */
     size_t first_row, n_rows; /* of the logits */
     uint64_t begin_ns;
     bool drafts;

@@ -490,6 +490,8 @@ static void test_ranks_long_messages(void **state)
 {
     (void)state;
     enum { N_LONG = 300, N_SHARING = 30 };
+    if (test_every() > 2)
+        skip(); /* three million positions */
     struct weights *weights = open_shape(&f32);
     struct model_placement placement = fake_placement("1+1", N_LAYERS);
     struct model_options options = options_for(&placement);
