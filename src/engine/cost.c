@@ -5,7 +5,8 @@
 #define MIN_PROMPT_TOKENS 4 /* a prompt always goes on */
 #define UNKNOWN_PROMPT_TOKENS 32
 /* Where no text waits, requests that come in do, and those that are cancelled hold their pages: a
- * step may be longer, but not any length. Pieces of fewer tokens than this cost more each. */
+ * step may be longer, but not any length. Pieces of fewer tokens than this cost more each, and deep
+ * in a prompt, where each costs more anyway, they are not made shorter for it. */
 #define ALONE_STEPS 4
 #define ALONE_TOKENS 32
 /* Beside more than FEW_TEXTS a step with a piece of a long prompt takes at most so many times what

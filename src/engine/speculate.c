@@ -8,6 +8,9 @@
 
 #define GRAM_LEN 3     /* the shortest match */
 #define MATCH_MAX 32   /* longer ones are not told apart */
+#define COPY_MIN 6     /* a match of so many may be of a copy, with edits */
+#define MISSES_MAX 4   /* tokens of an edit */
+#define EDIT_WINDOW 8  /* tokens that it may have left out */
 #define CANDIDATES 32  /* places looked at, the latest first */
 #define HEADS_MIN 1024 /* a power of two */
 
@@ -38,7 +41,7 @@ void ngrams_forget(struct ngrams *ngrams)
 {
     if (ngrams->count > 0)
         memset(ngrams->heads, 0, ngrams->n_heads * sizeof *ngrams->heads);
-    ngrams->count = ngrams->source = ngrams->match = 0;
+    ngrams->count = ngrams->source = ngrams->match = ngrams->before = ngrams->misses = 0;
 }
 
 /* Room for places up to n_tokens; the heads grow with the text, so that few share one. */
@@ -66,15 +69,46 @@ static bool ngrams_reserve(struct ngrams *ngrams, const int32_t *text, size_t n_
     return true;
 }
 
+/* Where the text goes on that was repeated when token came instead of what stands at source: behind
+ * the same token, if that is near where the match broke, as others were left out or put in; else
+ * the token was put in the place of another. */
+static void follow_edit(struct ngrams *ngrams, const int32_t *text, int32_t token)
+{
+    if (ngrams->misses++ == 0)
+        ngrams->broken = ngrams->source;
+    ngrams->before = MIN(ngrams->before + ngrams->match, (size_t)MATCH_MAX);
+    ngrams->match = 0;
+    ngrams->source++;
+    size_t end = MIN(ngrams->broken + EDIT_WINDOW, ngrams->count);
+    for (size_t place = ngrams->broken; place < end; place++)
+        if (text[place] == token) {
+            ngrams->source = place + 1;
+            ngrams->match = 1;
+            return;
+        }
+}
+
+static void follow(struct ngrams *ngrams, const int32_t *text, int32_t token)
+{
+    bool follows = ngrams->match > 0 || ngrams->misses > 0;
+    if (follows && text[ngrams->source] == token) {
+        ngrams->source++;
+        ngrams->match = MIN(ngrams->match + 1, (size_t)MATCH_MAX);
+        if (ngrams->match >= GRAM_LEN)
+            ngrams->misses = 0;
+    } else if (ngrams->before + ngrams->match >= COPY_MIN && ngrams->misses < MISSES_MAX) {
+        follow_edit(ngrams, text, token);
+    } else {
+        ngrams->match = ngrams->before = ngrams->misses = 0;
+    }
+}
+
 bool ngrams_update(struct ngrams *ngrams, const int32_t *text, size_t n_tokens)
 {
     if (!ngrams_reserve(ngrams, text, n_tokens))
         return false;
     while (ngrams->count < n_tokens) {
-        int32_t token = text[ngrams->count];
-        bool goes_on = ngrams->match > 0 && text[ngrams->source] == token;
-        ngrams->match = goes_on ? MIN(ngrams->match + 1, (size_t)MATCH_MAX) : 0;
-        ngrams->source++;
+        follow(ngrams, text, text[ngrams->count]);
         if (++ngrams->count >= GRAM_LEN)
             gram_enter(ngrams, text, ngrams->count);
     }
@@ -92,7 +126,8 @@ static size_t match_length(const int32_t *text, size_t end, size_t place)
 
 static uint8_t class_of_match(size_t length)
 {
-    static const uint8_t ends[SPECULATE_NGRAM_CLASSES - 1] = {4, 5, 7, 10, 15, 23, MATCH_MAX};
+    static const uint8_t ends[SPECULATE_NGRAM_CLASSES - 1] = {GRAM_LEN, 4,  5,  7,
+                                                              10,       15, 23, MATCH_MAX};
     uint8_t class = 0;
     while (class < ARRAY_COUNT(ends) && length >= ends[class])
         class ++;
@@ -110,12 +145,13 @@ void ngrams_propose(struct ngrams *ngrams, const int32_t *text, size_t limit, st
     uint32_t place = ngrams->links[end];
     for (int i = 0; i < CANDIDATES && place != 0; i++, place = ngrams->links[place]) {
         size_t length = match_length(text, end, place);
-        if (length >= GRAM_LEN && length > ngrams->match) {
+        if (length >= GRAM_LEN && length > ngrams->before + ngrams->match) {
             ngrams->source = place;
             ngrams->match = length;
+            ngrams->before = ngrams->misses = 0;
         }
     }
-    if (ngrams->match < GRAM_LEN)
+    if (ngrams->match < GRAM_LEN && ngrams->misses == 0)
         return;
     for (; out->count < MIN(limit, (size_t)SPECULATE_MAX); out->count++) {
         size_t from = ngrams->source + out->count; /* may reach into the draft: a short cycle */
@@ -135,6 +171,7 @@ void ngrams_propose(struct ngrams *ngrams, const int32_t *text, size_t limit, st
 
 /* How often a token of each class is right, before anything is known. */
 static const double class_priors[SPECULATE_CLASSES] = {
+    0.4,                                          /* after an edit */
     0.2, 0.3, 0.45, 0.6,  0.75, 0.85, 0.9,  0.95, /* matches of 3, 4, 5, 7, 10, 15, 23, 32 */
     0.4, 0.5, 0.6,  0.65, 0.75, 0.85, 0.93, 0.97, /* a model that is this sure */
     0.7};

@@ -23,9 +23,10 @@
  * arithmetic. */
 #define SPECULATE_MAX SESSION_DRAFT_MAX
 
-/* Classes of drafted tokens: by the length of the match (n-grams), by the probability that the
- * draft model gave (models). The last counts all of a model's. */
-#define SPECULATE_NGRAM_CLASSES 8
+/* Classes of drafted tokens: by the length of the match, or where one goes on after an edit
+ * (n-grams), by the probability that the draft model gave (models). The last counts all of a
+ * model's. */
+#define SPECULATE_NGRAM_CLASSES 9
 #define SPECULATE_MODEL_CLASSES 8
 #define SPECULATE_ANY_OF_MODEL (SPECULATE_NGRAM_CLASSES + SPECULATE_MODEL_CLASSES)
 #define SPECULATE_CLASSES (SPECULATE_ANY_OF_MODEL + 1)
@@ -45,6 +46,10 @@ struct ngrams {
     uint32_t *links; /* [capacity]: by place */
     size_t n_heads, capacity, count;
     size_t source, match; /* what followed at source is coming again, since match tokens (capped) */
+    /* Before that: what comes may be an edited copy. */
+    size_t before; /* tokens that matched, in front of edits (capped) */
+    size_t misses; /* tokens of the last edit, until enough match again; 0: then there is none */
+    size_t broken; /* where in the source it began */
 };
 
 void ngrams_free(struct ngrams *ngrams);
@@ -54,7 +59,8 @@ void ngrams_forget(struct ngrams *ngrams); /* another text; keeps the memory */
 bool ngrams_update(struct ngrams *ngrams, const int32_t *text, size_t n_tokens);
 
 /* What followed where the longest match with the end of the text was found, the latest among equal
- * ones; at most limit tokens. The text must be indexed. */
+ * ones; where that broke off a few tokens ago and there is none, what follows behind the edit. At
+ * most limit tokens. The text must be indexed. */
 void ngrams_propose(struct ngrams *ngrams, const int32_t *text, size_t limit, struct draft *out);
 
 /* ---- What pays ------------------------------------------------------------------------------- */

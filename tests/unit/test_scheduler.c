@@ -863,7 +863,7 @@ static void check_drafts(const char *gbnf)
     if (gbnf != NULL && grammar_cache_get(cache, &spec, &grammar, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     uint64_t n_right = 0, n_draft = 0;
-    for (size_t i = 0; i < 4; i += test_every() > 2 ? 3 : 1) {
+    for (size_t i = 0; i<4; i += test_every()> 2 ? 3 : 1) {
         make_text(tokens, N_PROMPT, i);
         memcpy(tokens + N_PROMPT / 2, tokens, N_PROMPT / 2 * sizeof *tokens);
         struct batch batch;

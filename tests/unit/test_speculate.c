@@ -19,6 +19,8 @@
 #define N_TEXT 5000
 
 static int32_t text[N_TEXT];
+/* Classes of drafts out of the text. */
+enum { AFTER_EDIT = 0, UNSURE = 1, SURE = SPECULATE_NGRAM_CLASSES - 1 };
 
 static void expect_draft(struct ngrams *ngrams, size_t n, size_t limit, const int32_t *tokens,
                          size_t n_tokens)
@@ -68,6 +70,39 @@ static void test_ngrams_propose(void **state)
     }
 }
 
+/* A copy goes on behind tokens that were put in the place of others, put in, or left out. */
+static void test_ngrams_edits(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *copy;
+        size_t n; /* of it, before the draft */
+        const char *draft;
+    } cases[] = {
+        {"ABCabcXefgh", 7, "efghi"},    {"ABCabcXefgh", 8, "fghij"},
+        {"ABCabcXYfgh", 8, "fghij"},    {"ABCabcXdefgh", 7, "efghi"},
+        {"ABCabcXdefgh", 8, "efghi"},   {"ABCabcXYZdefgh", 10, "efghi"},
+        {"ABCabcfghij", 7, "ghijk"},    {"ABCabcfghij", 8, "hijkl"},
+        {"ABCabcdefXhij", 10, "hijkl"}, {"ABCabcUVWXYZ", 10, "hijkl"},
+        {"ABCabcUVWXYZ", 11, ""},       {"abcdeXghi", 6, ""},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct ngrams ngrams = {0};
+        struct draft draft;
+        int32_t expected[5];
+        size_t begin = write_text("ABCabcdefghijklmnop.");
+        for (size_t k = 0; k < cases[i].n; k++) { /* as it is called, after every token */
+            text[begin + k] = cases[i].copy[k];
+            assert_true(ngrams_update(&ngrams, text, begin + k + 1));
+            ngrams_propose(&ngrams, text, 5, &draft);
+        }
+        for (size_t k = 0; k < strlen(cases[i].draft); k++)
+            expected[k] = cases[i].draft[k];
+        expect_draft(&ngrams, begin + cases[i].n, 5, expected, strlen(cases[i].draft));
+        ngrams_free(&ngrams);
+    }
+}
+
 /* A long text, token by token, against a plain search; the index grows on the way. */
 static void test_ngrams_long_text(void **state)
 {
@@ -80,11 +115,12 @@ static void test_ngrams_long_text(void **state)
     for (size_t n = 1; n <= N_TEXT; n++) {
         assert_true(ngrams_update(&ngrams, text, n));
         ngrams_propose(&ngrams, text, 1, &draft);
+        bool matches = draft.count > 0 && draft.classes[0] != AFTER_EDIT;
         bool found = false; /* has this token followed these three before? */
-        for (size_t i = 3; i < n && draft.count > 0 && !found; i++)
+        for (size_t i = 3; i < n && matches && !found; i++)
             found = text[i] == draft.tokens[0] &&
                     memcmp(text + i - 3, text + n - 3, 3 * sizeof *text) == 0;
-        assert_true(found == (draft.count > 0));
+        assert_true(found == matches);
         n_found += found;
     }
     assert_true(n_found > N_TEXT / 2);
@@ -127,7 +163,8 @@ static void test_pay_length(void **state)
 {
     (void)state;
     struct speculate_pay pay = speculate_pay_begin();
-    struct draft sure = draft_of_class(7, SPECULATE_MAX), unsure = draft_of_class(0, SPECULATE_MAX);
+    struct draft sure = draft_of_class(SURE, SPECULATE_MAX),
+                 unsure = draft_of_class(UNSURE, SPECULATE_MAX);
     assert_int_equal(speculate_pay_length(&pay, &sure), 0); /* nothing is measured yet */
     speculate_pay_step(&pay, 1, 100);
     size_t first = speculate_pay_length(&pay, &sure);
@@ -147,8 +184,8 @@ static void test_pay_length(void **state)
 
     /* What is said to be sure and never is, and what is always right. */
     for (int i = 0; i < 20; i++) {
-        speculate_pay_token(&pay, 7, false);
-        speculate_pay_token(&pay, 0, true);
+        speculate_pay_token(&pay, SURE, false);
+        speculate_pay_token(&pay, UNSURE, true);
     }
     assert_true(speculate_pay_length(&pay, &sure) < 3);
     assert_true(speculate_pay_length(&pay, &unsure) > SPECULATE_MAX / 2);
@@ -159,7 +196,7 @@ static void test_pay_balance(void **state)
 {
     (void)state;
     struct speculate_pay pay = speculate_pay_begin();
-    struct draft sure = draft_of_class(7, 8);
+    struct draft sure = draft_of_class(SURE, 8);
     speculate_pay_step(&pay, 1, 100);
     for (size_t rows = 2; rows <= 9; rows++)
         speculate_pay_step(&pay, rows, 160);
@@ -299,7 +336,7 @@ static void replay(void *context, const int32_t *tokens, size_t n, size_t limit,
     for (size_t at = n - known->n_prompt; at < known->answer->n && out->count < limit; at++) {
         bool wrong = (int)(rng_u64(7, at, 0) % 4) < known->wrong_of_4;
         out->tokens[out->count] = (known->answer->tokens[at] + wrong) % TINY_VOCAB;
-        out->classes[out->count++] = 0;
+        out->classes[out->count++] = UNSURE;
     }
 }
 
@@ -597,6 +634,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ngrams_propose),
+        cmocka_unit_test(test_ngrams_edits),
         cmocka_unit_test(test_ngrams_long_text),
         cmocka_unit_test(test_ngrams_follow_match),
         cmocka_unit_test(test_pay_length),
