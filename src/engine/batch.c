@@ -311,6 +311,7 @@ static void plan(struct batch *batch)
             continue;
         prompts.count++;
         prompts.n_tokens += stream_pending(stream);
+        prompts.n_whole += stream->text.count - stream->usage.n_cached;
         if (oldest == NULL)
             oldest = stream;
         if (shortest == NULL || stream_pending(stream) < stream_pending(shortest))

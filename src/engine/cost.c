@@ -9,17 +9,16 @@
  * in a prompt, where each costs more anyway, they are not made shorter for it. */
 #define ALONE_STEPS 4
 #define ALONE_TOKENS 32
-/* Beside more than FEW_TEXTS a step with a piece of a long prompt takes at most so many times what
- * it takes without, or SHORT_STEP_NS. What is done after SHORT_STEPS of full length is not long: it
- * is over sooner than it disturbs. */
+/* Beside more than FEW_TEXTS, short prompts are computed at once: what is done within one step, or
+ * LONG_STEPS with panels, which would unpack all weights for each of several. With a piece of a
+ * longer one a step takes at most SLOWDOWN times what it takes without, or SHORT_STEP_NS. */
 #define FEW_TEXTS 4
+#define LONG_STEPS 2.5
 #define SLOWDOWN 2.25
-#define SHORT_STEPS 2
 #define SHORT_STEP_NS 60e6
-/* Where more than MANY_PROMPTS wait it is not a token that is late but whole answers: steps are up
- * to MOST_LONGER times longer then, because long ones compute more rows a second. */
+/* Where more than MANY_PROMPTS wait it is not a token that is late but whole answers: steps are
+ * LONG_STEPS long then, because long ones compute more rows a second. */
 #define MANY_PROMPTS 2
-#define MOST_LONGER 2.5
 #define MARGIN 0.95
 #define DEARER 1.2
 /* Until it was seen, a token after so many others is believed to cost twice what the first does. */
@@ -114,11 +113,14 @@ size_t step_cost_allows(const struct step_cost *cost, uint32_t n_texts,
         return (size_t)MIN(
             MAX(tokens_within(cost, 0, 0, ALONE_STEPS * cost->limit_ns), ALONE_TOKENS), 1e9);
     double limit_ns = cost->limit_ns;
-    if (n_texts > FEW_TEXTS &&
-        (double)prompts->n_tokens >
-            tokens_within(cost, n_texts, prompts->depth, SHORT_STEPS * limit_ns))
+    if (n_texts > FEW_TEXTS) {
+        double short_ns = (quant_has_panels() ? LONG_STEPS : 1) * limit_ns;
+        if ((double)prompts->n_whole <= tokens_within(cost, n_texts, prompts->depth, short_ns))
+            return MAX(prompts->n_tokens, (size_t)MIN_PROMPT_TOKENS);
         limit_ns = MIN(limit_ns, MAX(SLOWDOWN * texts_cost(cost, n_texts), SHORT_STEP_NS));
-    limit_ns *= MIN(MAX((double)prompts->count / MANY_PROMPTS, 1), MOST_LONGER);
+    }
+    if (prompts->count > MANY_PROMPTS)
+        limit_ns *= LONG_STEPS;
     double tokens = tokens_within(cost, n_texts, prompts->depth, MARGIN * limit_ns);
     return tokens > MIN_PROMPT_TOKENS ? (size_t)MIN(tokens, 1e9) : MIN_PROMPT_TOKENS;
 }

@@ -104,6 +104,7 @@ void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, 
 struct waiting_prompts {
     uint32_t count;
     size_t n_tokens; /* not computed yet, of all */
+    size_t n_whole;  /* with what was computed of the same prompts */
     double depth;    /* tokens that are, of the deepest prompt that goes on next */
 };
 

@@ -930,7 +930,8 @@ static void learn_many(struct step_cost *cost, uint32_t n_texts, size_t n_prompt
 static size_t allows(const struct step_cost *cost, uint32_t n_texts, uint32_t n_prompts,
                      size_t n_waiting)
 {
-    struct waiting_prompts prompts = {.count = n_prompts, .n_tokens = n_waiting};
+    struct waiting_prompts prompts = {
+        .count = n_prompts, .n_tokens = n_waiting, .n_whole = n_waiting};
     return step_cost_allows(cost, n_texts, &prompts);
 }
 
@@ -957,8 +958,8 @@ static void test_scheduler_cost(void **state)
     /* Many texts beside a long prompt: some more than twice 60 ms. A short one is done at once. */
     assert_in_range(many, 100, 300 - 16);
     assert_true(many < few);
-    assert_true(allows(&cost, 16, 1, 200) > many);
-    assert_int_equal(allows(&cost, 100, 1, 1), few + 4 - 100);
+    assert_int_equal(allows(&cost, 16, 1, many + 10), many + 10);
+    assert_int_equal(allows(&cost, 100, 1, 1), 4);
     /* Many prompts: longer steps. */
     assert_true(allows(&cost, 16, 4, LONG) > 2 * many);
     assert_true(allows(&cost, 16, 100, LONG) < 700);
@@ -1000,7 +1001,7 @@ static void test_scheduler_depth(void **state)
                             (uint64_t)deep_step_ns(0, n, (double)depth));
     size_t before = SIZE_MAX;
     for (size_t depth = 0; depth < deepest; depth += 1024) {
-        struct waiting_prompts prompts = {1, deepest, (double)depth};
+        struct waiting_prompts prompts = {1, deepest, deepest, (double)depth};
         size_t allowed = step_cost_allows(&cost, 4, &prompts);
         assert_true(allowed < before);
         assert_in_range(deep_step_ns(4, allowed, (double)depth), 150e6, 220e6);
