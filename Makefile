@@ -75,13 +75,16 @@ KERNEL_ISAS := neon
 endif
 # The loops are compiled for each format, which takes long with the sanitizers' checks.
 KERNEL_LEVEL := $(if $(DEBUG)$(SANITIZE),-O1,-O3)
+# Of pointers that intrinsics follow the address sanitizer knows more; these checks double its time to compile.
+VECTOR_CHECKS := $(if $(findstring undefined,$(SANITIZE)),$(addprefix -fno-sanitize=,null alignment object-size \
+                                                                       pointer-overflow))
 KERNEL_FLAGS_scalar := $(KERNEL_LEVEL)
-KERNEL_FLAGS_avx2 := $(KERNEL_LEVEL) -mavx2 -mfma -mf16c
+KERNEL_FLAGS_avx2 := $(KERNEL_LEVEL) $(VECTOR_CHECKS) -mavx2 -mfma -mf16c
 KERNEL_FLAGS_avx512 := $(KERNEL_FLAGS_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni \
                        -mprefer-vector-width=512
 KERNEL_FLAGS_amx := $(KERNEL_FLAGS_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
 KERNEL_FLAGS_backend_cpu_rows.c := $(KERNEL_LEVEL)
-KERNEL_FLAGS_neon := $(KERNEL_LEVEL) -march=armv8.2-a+dotprod
+KERNEL_FLAGS_neon := $(KERNEL_LEVEL) $(VECTOR_CHECKS) -march=armv8.2-a+dotprod
 
 # With MPI=1 there is one program more: a file that only it has, one that knows of it, and all others.
 MPI_FILE := src/cluster/comm_mpi.c

@@ -97,8 +97,10 @@ static void put_last(const struct api_answer *answer, size_t index, struct view 
     put_settings(answer->call, out);
     buffer_append_text(out, "},\"prompt\":");
     api_json_string(out, answer->call->prompts[index].text);
-    buffer_printf(out, ",\"has_new_line\":%s,\"truncated\":false,\"stop_type\":\"%s\"",
-                  choice->has_newline ? "true" : "false", type);
+    uint32_t limit = answer->call->max_tokens;
+    bool is_full = choice->reason == FINISH_LENGTH && (limit == 0 || usage->n_output < limit);
+    buffer_printf(out, ",\"has_new_line\":%s,\"truncated\":%s,\"stop_type\":\"%s\"",
+                  choice->has_newline ? "true" : "false", is_full ? "true" : "false", type);
     buffer_append_text(out, ",\"stopping_word\":");
     api_json_string(out, choice->stop);
     buffer_printf(out, ",\"tokens_cached\":%zu,", usage->n_cached);

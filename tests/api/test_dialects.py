@@ -291,6 +291,27 @@ def check_defaults():
     check(live.stop() == 0, "the server with defaults ends with 0", live.log)
 
 
+def check_narrow():
+    """A template without a place for the system, and a context that ends before the answer does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "narrow.jinja"
+        path.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}"
+                        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+        live = server.Server("--template", path, "--ctx", 64)
+    system = {"role": "system", "content": "Be brief."}
+    for messages, wanted in [([system, *QUESTION], f"<user>Be brief.\n\n{QUESTION[0]['content']}"),
+                             ([*QUESTION], f"<user>{QUESTION[0]['content']}")]:
+        body = live.json("POST", "/apply-template", {"messages": messages})[1]
+        check(body.get("prompt") == wanted, "what the system says is said by the user", body)
+    status, body = live.json("POST", "/apply-template", {"messages": [system]})
+    check(status == 400 and "No system" in body["error"]["message"], "a refusal is told", body)
+    for ask, truncated in [({}, True), ({"n_predict": 3}, False)]:
+        body = live.json("POST", "/completion", {"prompt": "a", "ignore_eos": True, **GREEDY, **ask})[1]
+        check(body["truncated"] == truncated and body["stop_type"] == "limit",
+              f"llama: an answer cut by the {'context' if truncated else 'request'}", body)
+    check(live.stop() == 0, "the narrow server ends with 0", live.log)
+
+
 def main():
     live = server.Server()
     for part in (check_ollama_models, check_ollama_chat, check_ollama_errors, check_messages,
@@ -299,6 +320,7 @@ def main():
         part(live)
     check(live.stop() == 0, "the server ends with 0", live.log)
     check_defaults()
+    check_narrow()
     return REPORT.end()
 
 
