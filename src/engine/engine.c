@@ -212,19 +212,45 @@ static json_t *with_argument_texts(const json_t *messages)
     return copy;
 }
 
+/* The messages with what the system says above the user's first, as one of the user; NULL where they
+ * do not begin with these two. */
+static json_t *without_system(const json_t *messages)
+{
+    const char *content[2];
+    for (size_t i = 0; i < ARRAY_COUNT(content); i++) {
+        const json_t *message = json_array_get(messages, i);
+        const char *role = json_string_value(json_object_get(message, "role"));
+        content[i] = json_string_value(json_object_get(message, "content"));
+        if (role == NULL || strcmp(role, i == 0 ? "system" : "user") != 0 || content[i] == NULL)
+            return NULL;
+    }
+    json_t *joined = json_copy((json_t *)messages);
+    json_t *first = json_copy(json_array_get(messages, 1));
+    json_t *text = json_sprintf("%s\n\n%s", content[0], content[1]);
+    bool kept = json_object_set_new(first, "content", text) == 0 &&
+                json_array_remove(joined, 0) == 0 && json_array_set(joined, 0, first) == 0;
+    json_decref(first);
+    if (kept)
+        return joined;
+    json_decref(joined);
+    return NULL;
+}
+
 enum status engine_render(const struct engine *engine, const json_t *messages, const json_t *extra,
                           struct buffer *out, struct error *error)
 {
+    static json_t *(*const changes[])(const json_t *) = {with_argument_texts, without_system};
     size_t begin = out->size;
     enum status status = render(engine, messages, extra, out, error);
-    if (status == STATUS_OK || status == STATUS_MEMORY)
-        return status;
-    json_t *texts = with_argument_texts(messages);
-    if (texts == NULL)
-        return status;
-    struct error again;
-    out->size = begin;
-    enum status second = render(engine, texts, extra, out, &again);
-    json_decref(texts);
-    return second == STATUS_OK ? STATUS_OK : status;
+    for (size_t i = 0; i < ARRAY_COUNT(changes); i++) {
+        if (status == STATUS_OK || status == STATUS_MEMORY)
+            return status;
+        struct error ignored;
+        json_t *changed = changes[i](messages);
+        out->size = begin;
+        if (changed != NULL && render(engine, changed, extra, out, &ignored) == STATUS_OK)
+            status = STATUS_OK;
+        json_decref(changed);
+    }
+    return status;
 }

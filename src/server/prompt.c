@@ -67,44 +67,6 @@ static enum status join_system(json_t *messages, struct error *error)
     return kept ? STATUS_OK : error_memory(error, 1);
 }
 
-/* What the system says and, below it, the user's first message, as one of the user; NULL where they
- * are not the first two. */
-static json_t *without_system(const json_t *messages)
-{
-    json_t *system = json_array_get(messages, 0), *user = json_array_get(messages, 1);
-    const char *role = json_string_value(json_object_get(user, "role"));
-    const char *said = json_string_value(json_object_get(system, "content"));
-    const char *asked = json_string_value(json_object_get(user, "content"));
-    if (!is_system(system) || role == NULL || strcmp(role, "user") != 0 || said == NULL ||
-        asked == NULL)
-        return NULL;
-    json_t *joined = json_copy((json_t *)messages), *first = json_copy(user);
-    bool kept = json_object_set_new(first, "content", json_sprintf("%s\n\n%s", said, asked)) == 0 &&
-                json_array_remove(joined, 0) == 0 && json_array_set(joined, 0, first) == 0;
-    json_decref(first);
-    if (kept)
-        return joined;
-    json_decref(joined);
-    return NULL;
-}
-
-/* A template that refuses what the system says, Gemma's, has it from the user. */
-static enum status render(const struct engine *engine, const json_t *messages,
-                          const json_t *variables, struct buffer *out, struct error *error)
-{
-    size_t begin = out->size;
-    enum status status = engine_render(engine, messages, variables, out, error);
-    json_t *joined = status == STATUS_INVALID ? without_system(messages) : NULL;
-    if (joined == NULL)
-        return status;
-    struct error ignored;
-    out->size = begin;
-    if (engine_render(engine, joined, variables, out, &ignored) == STATUS_OK)
-        status = STATUS_OK;
-    json_decref(joined);
-    return status;
-}
-
 bool prompt_continues(const struct api_call *call)
 {
     size_t n = json_array_size(call->messages);
@@ -125,7 +87,7 @@ static enum status render_begun(const struct engine *engine, const struct api_ca
         return error_memory(error, sizeof *before);
     }
     const json_t *begun = json_object_get(json_array_get(call->messages, last), "content");
-    enum status status = render(engine, before, call->variables, out, error);
+    enum status status = engine_render(engine, before, call->variables, out, error);
     buffer_append(out, json_string_value(begun), json_string_length(begun));
     json_decref(before);
     return status;
@@ -141,7 +103,7 @@ enum status prompt_render(const struct engine *engine, const struct api_call *ca
     add_plans(engine, call->messages);
     if (prompt_continues(call))
         return render_begun(engine, call, out, error);
-    status = render(engine, call->messages, call->variables, out, error);
+    status = engine_render(engine, call->messages, call->variables, out, error);
     const char *end =
         reply_format_open_think(engine->reply_format, (struct view){out->data, out->size});
     if (status == STATUS_OK && end != NULL &&
