@@ -61,13 +61,6 @@ static double fixed_rows(void)
     return quant_has_panels() ? 128 : 8;
 }
 
-/* What a token of a prompt is believed to add to a step of few rows. */
-static double few_cost(const struct step_cost *cost, uint32_t n_texts)
-{
-    double text_ns = texts_cost(cost, n_texts) / MAX(n_texts, 1);
-    return cost->few_ns > 0 ? cost->few_ns : MAX(cost->row_ns, text_ns);
-}
-
 void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, double depths,
                      uint64_t ns)
 {
@@ -89,9 +82,10 @@ void step_cost_learn(struct step_cost *cost, uint32_t n_texts, size_t n_prompt, 
 static double few_within(const struct step_cost *cost, uint32_t n_texts, double depth,
                          double limit_ns)
 {
-    double token_ns = few_cost(cost, n_texts) + depth * cost->deep_ns;
+    double texts_ns = texts_cost(cost, n_texts);
+    double few_ns = cost->few_ns > 0 ? cost->few_ns : MAX(cost->row_ns, texts_ns / MAX(n_texts, 1));
     double room = MAX((double)QUANT_SMALL_BATCH - n_texts, 0);
-    return MAX(MIN((limit_ns - texts_cost(cost, n_texts)) / token_ns, room), 0);
+    return MAX(MIN((limit_ns - texts_ns) / (few_ns + depth * cost->deep_ns), room), 0);
 }
 
 /* The same of any step. */
