@@ -216,17 +216,19 @@ static json_t *with_argument_texts(const json_t *messages)
  * do not begin with these two. */
 static json_t *without_system(const json_t *messages)
 {
-    const char *content[2];
+    const json_t *content[2];
     for (size_t i = 0; i < ARRAY_COUNT(content); i++) {
         const json_t *message = json_array_get(messages, i);
         const char *role = json_string_value(json_object_get(message, "role"));
-        content[i] = json_string_value(json_object_get(message, "content"));
-        if (role == NULL || strcmp(role, i == 0 ? "system" : "user") != 0 || content[i] == NULL)
+        content[i] = json_object_get(message, "content");
+        if (role == NULL || strcmp(role, i == 0 ? "system" : "user") != 0 ||
+            !json_is_string(content[i]))
             return NULL;
     }
+    json_t *text = json_pack("s%++%", json_string_value(content[0]), json_string_length(content[0]),
+                             "\n\n", json_string_value(content[1]), json_string_length(content[1]));
     json_t *joined = json_copy((json_t *)messages);
     json_t *first = json_copy(json_array_get(messages, 1));
-    json_t *text = json_sprintf("%s\n\n%s", content[0], content[1]);
     bool kept = json_object_set_new(first, "content", text) == 0 &&
                 json_array_remove(joined, 0) == 0 && json_array_set(joined, 0, first) == 0;
     json_decref(first);

@@ -299,7 +299,9 @@ def check_narrow():
                         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
         live = server.Server("--template", path, "--ctx", 64)
     system = {"role": "system", "content": "Be brief."}
+    zero = {"role": "system", "content": "Be\0brief."}
     for messages, wanted in [([system, *QUESTION], f"<user>Be brief.\n\n{QUESTION[0]['content']}"),
+                             ([zero, *QUESTION], f"<user>Be\0brief.\n\n{QUESTION[0]['content']}"),
                              ([*QUESTION], f"<user>{QUESTION[0]['content']}")]:
         body = live.json("POST", "/apply-template", {"messages": messages})[1]
         check(body.get("prompt") == wanted, "what the system says is said by the user", body)
