@@ -212,8 +212,8 @@ static json_t *with_argument_texts(const json_t *messages)
     return copy;
 }
 
-/* The messages with what the system says above the user's first, as one of the user; NULL where they
- * do not begin with these two. */
+/* The messages with what the system says above the user's first, as one of the user; NULL where
+ * they do not begin with these two. */
 static json_t *without_system(const json_t *messages)
 {
     const json_t *content[2];

@@ -74,9 +74,9 @@ enum status engine_set_go_template(struct engine *engine, const char *source, bo
 
 /* Renders a conversation (a JSON array of messages) with the chat template, ready for the
  * assistant's answer; out grows. Tool calls of earlier answers have their arguments as objects; for
- * a template that fails on these, they are given as texts, and one that refuses what the system says
- * (Gemma's) has it from the user. variables (an object, or NULL) is what else the template sees:
- * tools, its own switches. */
+ * a template that fails on these, they are given as texts, and one that refuses what the system
+ * says (Gemma's) has it from the user. variables (an object, or NULL) is what else the template
+ * sees: tools, its own switches. */
 enum status engine_render(const struct engine *engine, const json_t *messages,
                           const json_t *variables, struct buffer *out, struct error *error);
 
